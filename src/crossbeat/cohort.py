@@ -1,0 +1,403 @@
+"""Cohort: the rows of a cohort.csv, one a scan; filters, patient-level splits and folds."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import yaml
+
+from crossbeat.case import Case, Domain
+from crossbeat.errors import CohortError, did_you_mean
+from crossbeat.labels import Convention, Structure, convention_from_names, find_convention
+
+SPLITS: Final = ("train", "validation", "test", "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan of a cohort.csv; paths are relative to that csv, frames are 0-based."""
+
+    subject: str
+    scan: str
+    sequence: str
+    image: str
+    vendor: str = ""
+    centre: str = ""
+    group: str = ""
+    split: str = ""
+    labels: str = ""
+    convention: str = "crossbeat"
+    structures: str = ""
+    ed_frame: int | None = None
+    es_frame: int | None = None
+    frame_interval_ms: float | None = None
+    spacing_source: Literal["header", "nominal"] = "header"
+    source: str = ""
+    further: Mapping[str, str] = field(default_factory=dict)
+    """Columns that crossbeat does not know: kept, filtered on, carried into the scores."""
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(self.sequence, self.vendor, self.centre, self.group)
+
+    @property
+    def image_files(self) -> list[str]:
+        """One 3-D or 4-D file, or the 3-D files that are the frames."""
+        return [part.strip() for part in self.image.split(";") if part.strip()]
+
+    @property
+    def label_files(self) -> dict[int | None, str]:
+        """Label file by frame; the key None stands for one file of the image's own shape."""
+        if not self.labels:
+            return {}
+        if "=" not in self.labels:
+            return {None: self.labels.strip()}
+        return {self._frame(k, "labels"): v for k, v in self._pairs(self.labels)}
+
+    def drawn(self, frame: int, own: Mapping[str, Convention] | None = None) -> frozenset[Structure]:
+        """What the annotators drew in a frame: the `structures` column, else all of the convention's."""
+        if not self.structures:
+            return find_convention(self.convention, own).structures
+        if "=" not in self.structures:
+            return self._names(self.structures)
+        by_frame = {self._frame(k, "structures"): v for k, v in self._pairs(self.structures)}
+        return self._names(by_frame.get(frame, ""))
+
+    def value(self, column: str) -> str:
+        """A column as text, known or further; '' where empty. `KeyError` where there is none of that name."""
+        if column in self.further:
+            return self.further[column]
+        if column not in COLUMNS:
+            raise KeyError(column)
+        found = getattr(self, column)
+        return "" if found is None else f"{found:g}" if isinstance(found, float) else str(found)
+
+    def phase(self, frame: int) -> str:
+        """'ED', 'ES' or '' for a frame."""
+        return "ED" if frame == self.ed_frame else "ES" if frame == self.es_frame else ""
+
+    def _pairs(self, text: str) -> list[tuple[str, str]]:
+        parts = [part.partition("=") for part in text.split(";") if part.strip()]
+        return [(key.strip(), value.strip()) for key, _, value in parts]
+
+    def _frame(self, key: str, column: str) -> int:
+        try:
+            return int(key)
+        except ValueError:
+            raise CohortError(
+                f"scan {self.scan!r}: {column} names frame {key!r}, which is no number; write `0=…;8=…`"
+            ) from None
+
+    def _names(self, text: str) -> frozenset[Structure]:
+        known = {s.name for s in Structure if s}
+        names = {name.strip().upper() for name in text.split(",") if name.strip()}
+        if names - known:
+            word = sorted(names - known)[0]
+            raise CohortError(
+                f"scan {self.scan!r}: structure {word!r} is unknown; {did_you_mean(word, known)}"
+            )
+        return frozenset(Structure[name] for name in names)
+
+
+COLUMNS: Final = tuple(
+    [
+        "subject",
+        "scan",
+        "sequence",
+        "vendor",
+        "centre",
+        "group",
+        "split",
+        "image",
+        "labels",
+        "convention",
+        "structures",
+        "ed_frame",
+        "es_frame",
+        "frame_interval_ms",
+        "spacing_source",
+        "source",
+    ]
+)
+_NEEDED: Final = ("subject", "scan", "sequence", "image")
+assert set(COLUMNS) == {f.name for f in fields(Row)} - {"further"}
+
+Reader = Callable[[Row], Case]
+
+
+def no_reader(row: Row) -> Case:
+    """The reader of a cohort that was only listed; `data.reader` gives the real one."""
+    raise CohortError(f"scan {row.scan!r}: this cohort was made without a reader for its files")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Scans, in the order of their csv, and the function that reads one of them."""
+
+    rows: tuple[Row, ...]
+    read: Reader = no_reader
+    name: str = "cohort"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    @property
+    def subjects(self) -> list[str]:
+        """Subjects in order of first appearance."""
+        return list(dict.fromkeys(row.subject for row in self.rows))
+
+    def cases(self) -> Iterator[Case]:
+        """Read the scans one after another."""
+        return (self.read(row) for row in self.rows)
+
+    def row(self, scan: str) -> Row:
+        """The row of a scan, else a `CohortError`."""
+        for row in self.rows:
+            if row.scan == scan:
+                return row
+        raise CohortError(f"{self.name}: no scan {scan!r}; {did_you_mean(scan, [r.scan for r in self.rows])}")
+
+    def where(self, **wanted: str | Iterable[str]) -> Cohort:
+        """Rows whose columns have the wanted values: `where(sequence="lge", vendor=["A", "B"])`.
+
+        No match gives an empty cohort; an unknown column raises `CohortError`.
+        """
+        columns = set(COLUMNS).union(*(row.further for row in self.rows))
+        for column in wanted:
+            if column not in columns:
+                raise CohortError(f"{self.name}: no column {column!r}; {did_you_mean(column, columns)}")
+        allowed = {k: {str(v) for v in ([w] if isinstance(w, str) else w)} for k, w in wanted.items()}
+        rows = (r for r in self.rows if all(_value(r, k) in values for k, values in allowed.items()))
+        return replace(self, rows=tuple(rows))
+
+    def only(self, keep: Callable[[Row], bool]) -> Cohort:
+        """Rows for which `keep` is true."""
+        return replace(self, rows=tuple(row for row in self.rows if keep(row)))
+
+    def labelled(self) -> Cohort:
+        """Rows with labels."""
+        return self.only(lambda row: bool(row.labels))
+
+    def without_labels(self) -> Cohort:
+        """The same scans as if nobody had labelled them; their label files are never opened."""
+        return replace(self, rows=tuple(replace(r, labels="", structures="") for r in self.rows))
+
+    def hash(self) -> str:
+        """Short fingerprint of the rows: the same text gives the same 12 characters."""
+        return hashlib.sha256(to_csv(self).encode()).hexdigest()[:12]
+
+
+def parse_filter(text: str) -> dict[str, list[str]]:
+    """`sequence=lge,vendor=A|B` as the arguments of `Cohort.where`."""
+    wanted: dict[str, list[str]] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        column, equals, values = part.partition("=")
+        if not equals:
+            raise CohortError(f"filter {part!r}: write column=value, as in sequence=lge,vendor=A|B")
+        wanted[column.strip()] = [v.strip() for v in values.split("|")]
+    return wanted
+
+
+def read_cohort(
+    path: Path, reader: Callable[[Path, Mapping[str, Convention]], Reader] | None = None
+) -> Cohort:
+    """A cohort.csv (UTF-8). `reader` makes the function that reads a row, from the csv's folder and own conventions.
+
+    Missing columns, an unknown split, a scan listed twice and numbers that are none raise `CohortError`
+    with line and remedy.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise CohortError(f"{path}: cannot be read ({error.strerror}); `crossbeat index` makes one") from None
+    except UnicodeDecodeError:
+        raise CohortError(f"{path}: is not UTF-8 text; save it again as 'CSV UTF-8'") from None
+    own = read_conventions(path.parent)
+    rows = tuple(_parse(path, text))
+    repeated = [scan for scan, count in _count(row.scan for row in rows).items() if count > 1]
+    if repeated:
+        raise CohortError(
+            f"{path}: scan {repeated[0]!r} stands there more than once; scan names must be unique"
+        )
+    return Cohort(rows, reader(path.parent, own) if reader else no_reader, path.stem)
+
+
+def read_conventions(folder: Path) -> dict[str, Convention]:
+    """A user's own conventions from `conventions.yaml` in that folder; none where there is no such file.
+
+    The file maps a name to its values: `mysite: {0: background, 10: LV, 20: MYO, 30: RV}`.
+    """
+    path = folder / "conventions.yaml"
+    if not path.exists():
+        return {}
+    try:
+        table = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return {
+            str(n): convention_from_names(str(n), {int(v): str(s) for v, s in t.items()})
+            for n, t in table.items()
+        }
+    except (yaml.YAMLError, AttributeError, ValueError) as error:
+        raise CohortError(f"{path}: not a table of name: {{value: structure}} ({error})") from None
+
+
+def write_cohort(cohort: Cohort, path: Path) -> None:
+    """Write a cohort.csv, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(to_csv(cohort), encoding="utf-8")
+    temporary.replace(path)
+
+
+def to_csv(cohort: Cohort) -> str:
+    """The text of a cohort.csv: known columns in their order, then further ones."""
+    further = list(dict.fromkeys(column for row in cohort for column in row.further))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*COLUMNS, *further])
+    for row in cohort:
+        writer.writerow([_value(row, column) for column in [*COLUMNS, *further]])
+    return out.getvalue()
+
+
+def assign_splits(
+    cohort: Cohort,
+    *,
+    test: float | int = 0,
+    validation: float | int = 0,
+    stratify: Sequence[str] = (),
+    seed: int = 0,
+) -> Cohort:
+    """Give every subject, with all its scans, to train, validation or test at random.
+
+    `test` and `validation` are numbers of subjects, or fractions below 1. With `stratify` (columns such as
+    group or vendor) each stratum gives its proportional share. Raises `CohortError` if nobody is left to train.
+    """
+    order = _stratified_order(cohort, stratify, seed)
+    n_test, n_validation = (round(p * len(order)) if 0 < p < 1 else int(p) for p in (test, validation))
+    if n_test + n_validation >= len(order):
+        raise CohortError(
+            f"{cohort.name}: {n_test} test and {n_validation} validation subjects leave none of {len(order)} to train"
+        )
+    held_out = _spread(len(order), n_test + n_validation)
+    of = dict.fromkeys(order, "train")
+    chosen = [order[i] for i in held_out]
+    tests = {chosen[i] for i in _spread(len(chosen), n_test)}
+    of |= {subject: "test" if subject in tests else "validation" for subject in chosen}
+    return replace(cohort, rows=tuple(replace(row, split=of[row.subject]) for row in cohort))
+
+
+def folds(cohort: Cohort, k: int, *, stratify: Sequence[str] = (), seed: int = 0) -> list[Cohort]:
+    """k versions of the cohort; in the i-th the subjects of fold i are `test`, all others `train`."""
+    order = _stratified_order(cohort, stratify, seed)
+    if not 2 <= k <= len(order):
+        raise CohortError(f"{cohort.name}: {k} folds need 2 to {len(order)} (the number of subjects)")
+    fold = {subject: i % k for i, subject in enumerate(order)}
+    return [
+        replace(
+            cohort, rows=tuple(replace(r, split="test" if fold[r.subject] == i else "train") for r in cohort)
+        )
+        for i in range(k)
+    ]
+
+
+def subjects_across_splits(cohort: Cohort) -> dict[str, list[str]]:
+    """Subjects with scans in more than one split, and which: leakage, unless the recipe is transductive."""
+    seen: dict[str, list[str]] = {}
+    for row in cohort:
+        if row.split and row.split not in seen.setdefault(row.subject, []):
+            seen[row.subject].append(row.split)
+    return {subject: splits for subject, splits in seen.items() if len(splits) > 1}
+
+
+def _stratified_order(cohort: Cohort, stratify: Sequence[str], seed: int) -> list[str]:
+    """Subjects in strata, shuffled within each: taking them at even steps takes each stratum's share."""
+    rng = np.random.default_rng(seed)
+    subjects = sorted(cohort.subjects)
+    subjects = [subjects[i] for i in rng.permutation(len(subjects))]
+    first = {row.subject: row for row in reversed(cohort.rows)}
+    unknown = [c for c in stratify for row in first.values() if c not in COLUMNS and c not in row.further]
+    if unknown:
+        raise CohortError(
+            f"{cohort.name}: no column {unknown[0]!r} to stratify by; {did_you_mean(unknown[0], COLUMNS)}"
+        )
+    return sorted(subjects, key=lambda s: [first[s].value(column) for column in stratify])
+
+
+def _spread(n: int, count: int) -> list[int]:
+    """`count` of n places at even steps."""
+    return [int((i + 0.5) * n / count) for i in range(count)]
+
+
+def _parse(path: Path, text: str) -> Iterator[Row]:
+    lines = csv.DictReader(io.StringIO(text))
+    columns = [(c or "").strip() for c in lines.fieldnames or []]
+    lines.fieldnames = columns
+    missing = [c for c in _NEEDED if c not in columns]
+    if missing:
+        raise CohortError(
+            f"{path}: needs a column for each of {', '.join(missing)}; it has {', '.join(columns)}"
+        )
+    for number, line in enumerate(lines, start=2):
+        values = {k: (v or "").strip() for k, v in line.items() if k}
+        for column in _NEEDED:
+            if not values[column]:
+                raise CohortError(f"{path} line {number}: {column} is empty")
+        try:
+            yield _row(values)
+        except ValueError as error:
+            raise CohortError(f"{path} line {number}: {error}") from None
+
+
+def _row(values: Mapping[str, str]) -> Row:
+    split = values.get("split", "")
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is none of train, validation, test or empty")
+    spacing_source = values.get("spacing_source", "") or "header"
+    if spacing_source not in ("header", "nominal"):
+        raise ValueError(f"spacing_source {spacing_source!r} is neither header nor nominal")
+    interval = values.get("frame_interval_ms", "")
+    return Row(
+        subject=values["subject"],
+        scan=values["scan"],
+        sequence=values["sequence"].lower(),
+        image=values["image"],
+        split=split,
+        convention=values.get("convention", "") or "crossbeat",
+        ed_frame=_whole(values.get("ed_frame", ""), "ed_frame"),
+        es_frame=_whole(values.get("es_frame", ""), "es_frame"),
+        frame_interval_ms=float(interval) if interval else None,
+        spacing_source="nominal" if spacing_source == "nominal" else "header",
+        further={k: v for k, v in values.items() if k not in COLUMNS},
+        **{k: values.get(k, "") for k in ("vendor", "centre", "group", "labels", "structures", "source")},
+    )
+
+
+def _whole(text: str, column: str) -> int | None:
+    if not text:
+        return None
+    number = float(text)
+    if number != int(number) or number < 0:
+        raise ValueError(f"{column} {text!r} is no frame number; frames are whole and count from 0")
+    return int(number)
+
+
+def _value(row: Row, column: str) -> str:
+    return row.value(column) if column in COLUMNS else row.further.get(column, "")
+
+
+def _count(items: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for item in items:
+        counts[item] = counts.get(item, 0) + 1
+    return counts
