@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -145,6 +146,8 @@ class Cohort:
     rows: tuple[Row, ...]
     read: Reader = no_reader
     name: str = "cohort"
+    folder: Path = Path()
+    """What the paths of the rows are relative to."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -230,7 +233,7 @@ def read_cohort(
         raise CohortError(
             f"{path}: scan {repeated[0]!r} stands there more than once; scan names must be unique"
         )
-    return Cohort(rows, reader(path.parent, own) if reader else no_reader, path.stem)
+    return Cohort(rows, reader(path.parent, own) if reader else no_reader, path.stem, path.parent)
 
 
 def read_conventions(folder: Path) -> dict[str, Convention]:
@@ -252,10 +255,17 @@ def read_conventions(folder: Path) -> dict[str, Convention]:
 
 
 def write_cohort(cohort: Cohort, path: Path) -> None:
-    """Write a cohort.csv, whole or not at all."""
+    """Write a cohort.csv, whole or not at all; its paths are rewritten to hold from where it lies.
+
+    A `conventions.yaml` that the rows depend on goes along.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    moved = replace(cohort, rows=tuple(_moved(row, cohort.folder, path.parent) for row in cohort))
+    own = cohort.folder / "conventions.yaml"
+    if own.exists() and cohort.folder.resolve() != path.parent.resolve():
+        shutil.copyfile(own, path.parent / "conventions.yaml")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(to_csv(cohort), encoding="utf-8")
+    temporary.write_text(to_csv(moved), encoding="utf-8")
     temporary.replace(path)
 
 
@@ -381,6 +391,18 @@ def _row(values: Mapping[str, str]) -> Row:
         further={k: v for k, v in values.items() if k not in COLUMNS},
         **{k: values.get(k, "") for k in ("vendor", "centre", "group", "labels", "structures", "source")},
     )
+
+
+def _moved(row: Row, old: Path, new: Path) -> Row:
+    if old.resolve() == new.resolve():
+        return row
+
+    def path(text: str) -> str:
+        return Path(os.path.relpath((old / text).resolve(), new.resolve())).as_posix()
+
+    images = ";".join(path(file) for file in row.image_files)
+    labels = ";".join(path(f) if t is None else f"{t}={path(f)}" for t, f in row.label_files.items())
+    return replace(row, image=images, labels=labels)
 
 
 def _whole(text: str, column: str) -> int | None:

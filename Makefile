@@ -1,0 +1,40 @@
+# One command each. Everything is installed into .venv on first use; PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench format clean
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "crossbeat needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY) ## Phantom scans → training → prediction → scores → report; under 5 minutes on two cores
+	$(BIN)/crossbeat demo
+
+test: $(READY) ## All tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(READY) ## Format, lint, types, laws and fast tests; under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -n 2 -m 'not slow and not real'
+
+bench: $(READY) ## Benchmarks, each a ratio of two sides in one run
+	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+format: $(READY) ## Lay out the sources
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove what these commands made
+	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache

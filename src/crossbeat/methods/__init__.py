@@ -1,0 +1,47 @@
+"""The methods, each from a cohort to a segmenter. A fifth one adds a line here and four files (CONTRIBUTING)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from crossbeat.cohort import Cohort
+    from crossbeat.methods.recipe import Recipe
+    from crossbeat.segmenter import Segmenter
+    from crossbeat.training import Run
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method as the rest of the house sees it. Its module is imported on first use: it brings torch along."""
+
+    name: str
+    summary: str
+    commands: tuple[str, ...] = ()
+    """Functions of its module that are commands of their own; `cli` offers them."""
+
+    @property
+    def module(self) -> ModuleType:
+        return import_module(f"crossbeat.methods.{self.name}")
+
+    @property
+    def settings(self) -> type[Recipe]:
+        found: type[Recipe] = self.module.Settings
+        return found
+
+    @property
+    def train(self) -> Callable[[Cohort, Any, Run], Segmenter]:
+        found: Callable[[Cohort, Any, Run], Segmenter] = self.module.train
+        return found
+
+
+METHODS: Final[Mapping[str, Method]] = {
+    method.name: method
+    for method in (
+        Method("supervised", "learns from the labelled scans alone: the baseline and both bounds"),
+    )
+}

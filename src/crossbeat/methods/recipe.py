@@ -1,0 +1,200 @@
+"""What every method's recipe says: which scans are source and target, which labels it may see, how much it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from crossbeat.cohort import Cohort, Row
+from crossbeat.errors import CohortError, SettingsError, did_you_mean
+
+Filter = dict[str, list[str]]
+
+
+class Recipe(BaseModel, extra="forbid", frozen=True):
+    """Settings that all methods share. A method's own settings extend it.
+
+    What is not given comes from the recipe's `profile`, then from its `size`, then from the field's default.
+    """
+
+    PROFILES: ClassVar[Mapping[str, Mapping[str, Any]]] = {"ours": {}}
+    SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = {"full": {}}
+
+    source: Filter = Field(
+        default_factory=dict, description="cohort columns of the source; empty: all but the target"
+    )
+    target: Filter = Field(
+        default_factory=dict, description="cohort columns of the target; empty: there is none"
+    )
+    target_labels: Literal["none", "train"] = Field(
+        "none",
+        description="whether labels of the target's train split are seen; those of its test split never are",
+    )
+    target_labelled: int | float | None = Field(
+        None,
+        gt=0,
+        description="how many target subjects (a fraction below 1) are labelled, drawn by seed; all",
+    )
+    transductive: bool = Field(
+        False, description="a subject may train in the source and be tested in the target"
+    )
+    profile: Literal["ours", "text", "code"] = Field(
+        "ours", description="which source decides, methods.md top"
+    )
+    size: Literal["full", "bench", "demo"] = Field("full", description="how much is computed, methods.md top")
+    select: Literal["last", "source", "target"] = Field(
+        "last",
+        description="weights that become the segmenter: the last, or the best Dice on a validation split",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_presets(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        profile, size = given.get("profile", "ours"), given.get("size", "full")
+        return {**_preset(cls.PROFILES, profile, "profile"), **_preset(cls.SIZES, size, "size"), **given}
+
+    @field_validator("source", "target", mode="before")
+    @classmethod
+    def _accept_single_values(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {k: [str(x) for x in v] if isinstance(v, list) else [str(v)] for k, v in given.items()}
+
+    @classmethod
+    def load(cls, path: Path | None = None, changes: Sequence[str] = ()) -> Self:
+        """A recipe file with `key=value` changes on top; neither is needed. `SettingsError` names what is wrong."""
+        values: dict[str, Any] = {}
+        if path is not None:
+            try:
+                values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            except FileNotFoundError:
+                raise SettingsError(f"{path}: there is no such recipe") from None
+            except yaml.YAMLError as error:
+                raise SettingsError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from None
+            if not isinstance(values, dict):
+                raise SettingsError(f"{path}: a recipe is a table of `key: value`")
+        for change in changes:
+            key, equals, text = change.partition("=")
+            if not equals:
+                raise SettingsError(f"--set {change}: write key=value")
+            values[key.strip()] = yaml.safe_load(text)
+        return cls.of(values, str(path) if path else "settings")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], name: str = "settings") -> Self:
+        """Settings from plain values, refused in words."""
+        for key in values:
+            if key not in cls.model_fields:
+                raise SettingsError(f"{name}: no setting {key!r}; {did_you_mean(key, cls.model_fields)}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "recipe"
+            raise SettingsError(f"{name}: {where}: {first['msg']}, got {first.get('input')!r}") from None
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
+@dataclass(frozen=True)
+class Domains:
+    """The scans of a cohort by the part they play. Labels that a method must not see are taken away."""
+
+    source: Cohort
+    """Labelled source scans to train on."""
+    target: Cohort
+    """Labelled target scans to train on; empty under `target_labels: none`."""
+    unlabelled: Cohort
+    """All target scans whose images may be seen in training, without labels."""
+    source_validation: Cohort
+    target_validation: Cohort
+
+
+def find_domains(cohort: Cohort, recipe: Recipe, seed: int) -> Domains:
+    """Who is source, who is target, who validates; scans without a split train.
+
+    Raises `CohortError` where a filter finds nobody, where nothing labelled is left to train on, and where a
+    subject both trains and is tested without the recipe's leave.
+    """
+    target = cohort.where(**recipe.target) if recipe.target else cohort.only(lambda row: False)
+    taken = {row.scan for row in target}
+    source = cohort.where(**recipe.source) if recipe.source else cohort
+    source = source.only(lambda row: row.scan not in taken)
+    for found, wanted, name in ((source, recipe.source, "source"), (target, recipe.target, "target")):
+        if wanted and not len(found):
+            raise CohortError(f"{cohort.name}: no scan is {name} {wanted}; {_what_there_is(cohort, wanted)}")
+    found = Domains(
+        source=source.only(_trains).labelled(),
+        target=_labelled_target(target, recipe, seed),
+        unlabelled=target.only(
+            lambda row: _trains(row) or (recipe.transductive and row.split == "test")
+        ).without_labels(),
+        source_validation=source.where(split="validation").labelled() if len(source) else source,
+        target_validation=target.where(split="validation").labelled() if len(target) else target,
+    )
+    if not len(found.source) and not len(found.target):
+        raise CohortError(
+            f"{cohort.name}: no labelled scan to train on; `crossbeat check` shows what there is"
+        )
+    _refuse_leakage(cohort, found, recipe)
+    return found
+
+
+def _trains(row: Row) -> bool:
+    return row.split in ("train", "")
+
+
+def _labelled_target(target: Cohort, recipe: Recipe, seed: int) -> Cohort:
+    if recipe.target_labels == "none":
+        return target.only(lambda row: False)
+    labelled = target.only(_trains).labelled()
+    if recipe.target and not len(labelled):
+        raise CohortError(
+            f"{target.name}: `target_labels: train`, but no training scan of the target has labels"
+        )
+    if recipe.target_labelled is None:
+        return labelled
+    subjects = sorted(labelled.subjects)
+    share = recipe.target_labelled
+    count = max(1, round(share * len(subjects))) if share < 1 else int(share)
+    if count > len(subjects):
+        raise CohortError(
+            f"{target.name}: {count} labelled target subjects wanted, there are {len(subjects)}"
+        )
+    chosen = {subjects[i] for i in np.random.default_rng(seed).permutation(len(subjects))[:count]}
+    return labelled.only(lambda row: row.subject in chosen)
+
+
+def _refuse_leakage(cohort: Cohort, found: Domains, recipe: Recipe) -> None:
+    trains = {row.subject for part in (found.source, found.target) for row in part}
+    tested = {row.subject for row in cohort if row.split == "test"}
+    both = sorted(trains & tested)
+    if both and not recipe.transductive:
+        raise CohortError(
+            f"{cohort.name}: {len(both)} subjects train and are tested, {both[0]!r} first; "
+            "split by subject, or say `transductive: true` if that is meant"
+        )
+
+
+def _what_there_is(cohort: Cohort, wanted: Filter) -> str:
+    columns = {
+        c: sorted({row.value(c) for row in cohort if c not in row.further or row.further[c]}) for c in wanted
+    }
+    return "; ".join(f"{column} is {', '.join(values) or 'empty'}" for column, values in columns.items())
+
+
+def _preset(table: Mapping[str, Mapping[str, Any]], name: object, kind: str) -> Mapping[str, Any]:
+    if name not in table:
+        raise SettingsError(
+            f"{kind} {name!r} does not exist for this method; {did_you_mean(str(name), table)}"
+        )
+    return table[str(name)]

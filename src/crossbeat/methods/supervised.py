@@ -1,0 +1,161 @@
+"""Plain supervised training: labelled scans in, a segmenter out. The baseline and both bounds of every study.
+
+On the source alone it is the lower bound, on the target's own labels the upper one. With `random_contrast`
+every image passes through a random smooth transfer curve, so that the network cannot rely on which tissue is
+bright: the baseline that an adaptation method must beat (issue 2, point 5). The loss is cross-entropy plus
+soft Dice over what the annotators drew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from crossbeat.cohort import Cohort
+from crossbeat.losses.segmentation import segmentation_loss
+from crossbeat.methods.recipe import Domains, Recipe, find_domains
+from crossbeat.methods.validation import bank_dice
+from crossbeat.networks import SEGMENTERS
+from crossbeat.prepare.augment import PRESETS, Augmentation
+from crossbeat.prepare.slices import SliceBank, build_bank, training_batch
+from crossbeat.prepare.volumes import Preparation
+from crossbeat.segmenter import NetworkSpec, Segmenter
+from crossbeat.training import Run, Stage, fit, one_cycle
+
+
+class Settings(Recipe):
+    """Settings of supervised training."""
+
+    SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "full": {},
+        "bench": {"image_size": 128, "spacing_mm": 1.5, "steps": 1500},
+        "demo": {
+            "image_size": 96,
+            "spacing_mm": 2.0,
+            "network": "dilated_resunet",
+            "batch_size": 8,
+            "steps": 300,
+            "steps_per_round": 50,
+        },
+    }
+
+    network: str = Field("unet", description="entry of networks.SEGMENTERS; the 2-D U-Net of methods.md 2.3")
+    network_arguments: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the network's builder"
+    )
+    image_size: int = Field(192, ge=32, le=1024, description="side of the crop in pixels; methods.md 2.4")
+    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane; methods.md 1.8")
+    centre: Literal["heart", "image"] = Field("heart", description="what the crop is centred on")
+    augmentation: Literal["none", "light", "standard", "chen2020"] = Field(
+        "standard", description="preset of prepare.augment"
+    )
+    random_contrast: float = Field(
+        0.0, ge=0, le=1, description="probability of a random transfer curve per image; 0 switches it off"
+    )
+    batch_size: int = Field(16, ge=1, description="slices a step, over all devices; methods.md 1.4")
+    steps: int = Field(6000, ge=1, description="updates of the network")
+    steps_per_round: int = Field(250, ge=1, description="between two validations and checkpoints")
+    learning_rate: float = Field(1e-3, gt=0, description="highest of the one-cycle schedule, AdamW")
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW")
+    cross_entropy_weight: float = Field(0.5, ge=0, le=1, description="the rest is soft Dice")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float = Field(
+        0.995, ge=0, lt=1, description="of the averaged weights, a step; 0 switches them off"
+    )
+
+    @property
+    def preparation(self) -> Preparation:
+        return Preparation(size=self.image_size, spacing_mm=self.spacing_mm, centre=self.centre)
+
+    @property
+    def changes(self) -> Augmentation:
+        """The random changes that each training image goes through."""
+        preset = PRESETS[self.augmentation]
+        return preset.model_copy(update={"random_contrast": self.random_contrast})
+
+
+class Segmentation(Stage):
+    """Supervised stage: cross-entropy and Dice on randomly changed slices, one optimizer, one-cycle schedule."""
+
+    def __init__(
+        self,
+        run: Run,
+        settings: Settings,
+        spec: NetworkSpec,
+        bank: SliceBank,
+        validation: Mapping[str, SliceBank],
+    ) -> None:
+        super().__init__(
+            run, "segmentation", clip_norm=settings.clip_norm, ema_decay=settings.ema_decay or None
+        )
+        self.settings = settings
+        self.network = spec.build()
+        if SEGMENTERS[spec.name].channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.in_channels = spec.in_channels
+        self.bank = bank
+        self.validation = dict(validation)
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        batch = training_batch(
+            self.bank,
+            self.settings.batch_size,
+            self.settings.changes,
+            seed=self.run.seed,
+            step=step,
+            share=self.share,
+        )
+        logits = self.network(batch.image.expand(-1, self.in_channels, -1, -1))
+        loss = segmentation_loss(
+            logits,
+            batch.labels,
+            batch.drawn,
+            cross_entropy_weight=self.settings.cross_entropy_weight,
+            dice_weight=1 - self.settings.cross_entropy_weight,
+        )
+        self.descend(loss, self.optimizers())
+        return {"loss": loss.detach()}
+
+    def validate(self) -> dict[str, float]:
+        return {
+            f"dice_{name}": bank_dice(self.network, bank, self.in_channels)
+            for name, bank in self.validation.items()
+        }
+
+    def configure_optimizers(self) -> Any:
+        s = self.settings
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay
+        )
+        return [optimizer], [one_cycle(optimizer, s.learning_rate, s.steps)]
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.bank = self.bank.to(self.device)
+        self.validation = {name: bank.to(self.device) for name, bank in self.validation.items()}
+
+
+def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
+    """Train on the labelled source scans, and on the target's under `target_labels: train`."""
+    domains = find_domains(cohort, settings, run.seed)
+    bank = build_bank(_both(domains), settings.preparation, annotated_only=True, progress=run.reading(cohort))
+    spec = NetworkSpec(name=settings.network, size=settings.image_size, arguments=settings.network_arguments)
+    stage = Segmentation(run, settings, spec, bank, _validation(domains, settings.preparation))
+    rounds = max(1, round(settings.steps / settings.steps_per_round))
+    fit(stage, rounds=rounds, steps_per_round=settings.steps_per_round, select=settings.select)
+    return Segmenter(
+        stage.network, spec, settings.preparation, provenance=run.provenance("supervised", settings, cohort)
+    )
+
+
+def _both(domains: Domains) -> Cohort:
+    return Cohort(domains.source.rows + domains.target.rows, domains.source.read, domains.source.name)
+
+
+def _validation(domains: Domains, preparation: Preparation) -> dict[str, SliceBank]:
+    parts = {"source": domains.source_validation, "target": domains.target_validation}
+    return {name: build_bank(c, preparation, annotated_only=True) for name, c in parts.items() if len(c)}

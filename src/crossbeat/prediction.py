@@ -1,0 +1,124 @@
+"""Scans in, label maps out: ensembles, flips and post-processing; reading, inference and writing overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from crossbeat.case import Case
+from crossbeat.cohort import Cohort, Row
+from crossbeat.errors import CrossbeatError, SettingsError
+from crossbeat.labels import Structure
+from crossbeat.segmenter import Segmenter
+
+Writer = Callable[[Row, NDArray[np.uint8]], None]
+
+READ_AHEAD = 2
+"""Scans read before they are needed: memory stays bounded whatever the cohort's size."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A scan that got no label map, and why."""
+
+    scan: str
+    problem: str
+
+
+def predict_case(
+    segmenters: Sequence[Segmenter], case: Case, *, flips: bool = False, largest_component: bool = True
+) -> NDArray[np.uint8]:
+    """(t, z, y, x) values of `Structure` on the case's own grid.
+
+    Several segmenters are averaged as probabilities on that grid; they must know the same structures
+    (`SettingsError`). With `largest_component` only the largest part of each structure stays, frame by frame.
+    """
+    first = segmenters[0]
+    if any(s.structures != first.structures for s in segmenters):
+        raise SettingsError("an ensemble needs segmenters of the same structures; these differ")
+    chunks = [p.argmax(dim=1).to(torch.uint8).cpu() for p in _mean(segmenters, case, flips)]
+    labels = first.name_classes(torch.cat(chunks).reshape(case.image.shape).numpy())
+    return keep_largest_components(labels) if largest_component else labels
+
+
+def keep_largest_components(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Only the largest connected part of each structure in each frame; a copy.
+
+    `labels` is (t, z, y, x); parts touch by faces, within a slice or across two. A structure that is absent
+    stays absent.
+    """
+    kept = np.zeros_like(labels)
+    for frame, cleaned in zip(labels, kept, strict=True):
+        for structure in Structure:
+            if structure == Structure.BACKGROUND:
+                continue
+            parts, count = ndimage.label(frame == structure)
+            if count:
+                sizes = np.bincount(parts.ravel())
+                sizes[0] = 0
+                cleaned[parts == sizes.argmax()] = structure
+    return kept
+
+
+def predict_cohort(
+    segmenters: Sequence[Segmenter],
+    cohort: Cohort,
+    write: Writer,
+    *,
+    flips: bool = False,
+    largest_component: bool = True,
+    progress: Callable[[Row], None] = lambda row: None,
+) -> list[Failure]:
+    """Predict every scan and hand it to `write`; a scan that fails is named in the answer, the rest go on.
+
+    Files are read and written in threads of their own, a few scans ahead of the network and behind it.
+    """
+    failures: list[Failure] = []
+    with ThreadPoolExecutor(1) as readers, ThreadPoolExecutor(1) as writers:
+        written: list[tuple[Row, Future[None]]] = []
+        for row, reading in _read_ahead(cohort, readers):
+            try:
+                labels = predict_case(
+                    segmenters, reading.result(), flips=flips, largest_component=largest_component
+                )
+                written.append((row, writers.submit(write, row, labels)))
+            except (CrossbeatError, OSError, torch.OutOfMemoryError) as error:
+                failures.append(Failure(row.scan, str(error)))
+            failures += _finished(written, leave=READ_AHEAD)
+            progress(row)
+        failures += _finished(written, leave=0)
+    return failures
+
+
+def _mean(segmenters: Sequence[Segmenter], case: Case, flips: bool) -> Iterator[Float[Tensor, "n k y x"]]:
+    streams = [s.probabilities(case, s.place(case), flips=flips) for s in segmenters]
+    for parts in zip(*streams, strict=True):
+        yield torch.stack([p.to(parts[0].device) for p in parts]).mean(dim=0)
+
+
+def _read_ahead(cohort: Cohort, readers: ThreadPoolExecutor) -> Iterator[tuple[Row, Future[Case]]]:
+    waiting: list[tuple[Row, Future[Case]]] = []
+    for row in cohort:
+        waiting.append((row, readers.submit(cohort.read, row)))
+        if len(waiting) > READ_AHEAD:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def _finished(written: list[tuple[Row, Future[None]]], leave: int) -> list[Failure]:
+    failures = []
+    while len(written) > leave:
+        row, future = written.pop(0)
+        try:
+            future.result()
+        except (CrossbeatError, OSError) as error:
+            failures.append(Failure(row.scan, str(error)))
+    return failures

@@ -1,0 +1,203 @@
+"""SliceBank: every slice of a cohort as tensors on the training device; and the order in which they train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from crossbeat import geometry
+from crossbeat.case import Case
+from crossbeat.cohort import Cohort, Row
+from crossbeat.errors import CohortError
+from crossbeat.labels import TRAINED, UNKNOWN, fold_drawn
+from crossbeat.prepare.augment import Augmentation, apply, draw
+from crossbeat.prepare.volumes import Preparation, label_slices_of, normalise, slices_of, window_of
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Where a slice of the bank comes from."""
+
+    subject: str
+    scan: str
+    sequence: str
+    frame: int
+    z: int
+    z_mm: float
+    """Position along the scan's normal, in the patient: comparable between scans cut alike."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Slices for one step. `labels` hold 0 to k-1 and `UNKNOWN`; `drawn` says which of the k classes were drawn."""
+
+    image: Float[Tensor, "n c y x"]
+    labels: UInt8[Tensor, "n y x"]
+    drawn: Bool[Tensor, "n k"]
+
+
+@dataclass(frozen=True)
+class SliceBank:
+    """The slices of a cohort, each in its field (`Preparation.field` pixels wide), in the cohort's order."""
+
+    images: Float[Tensor, "n 1 y x"]
+    labels: UInt8[Tensor, "n y x"]
+    drawn: Bool[Tensor, "n k"]
+    """k = 4: background (always true where annotated), LV, MYO, RV; all false where nobody looked."""
+    table: tuple[Slice, ...]
+    preparation: Preparation
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def to(self, device: torch.device | str) -> SliceBank:
+        """The same bank on another device."""
+        return replace(
+            self, images=self.images.to(device), labels=self.labels.to(device), drawn=self.drawn.to(device)
+        )
+
+    def batch(self, indices: Int[Tensor, " n"]) -> Batch:
+        """The slices of these indices, whole fields."""
+        where = indices.to(self.images.device)
+        return Batch(self.images[where], self.labels[where], self.drawn[where])
+
+    def find(self, keep: Callable[[Slice], bool]) -> Int[Tensor, " n"]:
+        """Indices of the slices for which `keep` is true, in order; empty where there are none."""
+        return torch.tensor([i for i, s in enumerate(self.table) if keep(s)], dtype=torch.long)
+
+    def annotated(self) -> Int[Tensor, " n"]:
+        """Indices of the slices that somebody annotated, hearts or not."""
+        return torch.nonzero(self.drawn[:, 0].cpu()).flatten()
+
+    def volume(self, scan: str, frame: int) -> Int[Tensor, " z"]:
+        """Indices of one frame's slices, in the order of z."""
+        return self.find(lambda s: s.scan == scan and s.frame == frame)
+
+    def volumes(self) -> list[tuple[str, int]]:
+        """(scan, frame) of everything in the bank, in order."""
+        return list(dict.fromkeys((s.scan, s.frame) for s in self.table))
+
+    def nearest(self, z_mm: float, within_mm: float, keep: Callable[[Slice], bool]) -> int | None:
+        """The slice nearest to a position, among those kept; None if none lies within the distance."""
+        candidates = [(abs(s.z_mm - z_mm), i) for i, s in enumerate(self.table) if keep(s)]
+        distance, index = min(candidates, default=(float("inf"), -1))
+        return index if distance <= within_mm else None
+
+    def pairs(self, frames: Iterable[tuple[str, int, int]]) -> Int[Tensor, "n 2"]:
+        """Indices of the same slice in two frames, for each (scan, frame, other frame)."""
+        at = {(s.scan, s.frame, s.z): i for i, s in enumerate(self.table)}
+        found = [
+            (i, at[scan, second, z])
+            for scan, first, second in frames
+            for (name, frame, z), i in at.items()
+            if name == scan and frame == first and (scan, second, z) in at
+        ]
+        return torch.tensor(found, dtype=torch.long).reshape(-1, 2)
+
+
+def build_bank(
+    cohort: Cohort,
+    preparation: Preparation,
+    *,
+    annotated_only: bool = False,
+    progress: Callable[[Row], None] = lambda row: None,
+) -> SliceBank:
+    """Read a cohort's scans, one after another, into a bank; `CohortError` where it holds no slice.
+
+    With `annotated_only` the slices that nobody looked at are left out.
+    """
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    drawn: list[Tensor] = []
+    table: list[Slice] = []
+    for row in cohort:
+        case = cohort.read(row)
+        parts = _slices(case, preparation)
+        keep = parts[2][:, 0] if annotated_only else torch.ones(len(parts[2]), dtype=torch.bool)
+        for collected, part in zip((images, labels, drawn), parts, strict=True):
+            collected.append(part[keep])
+        table += [s for s, kept in zip(_origins(case), keep.tolist(), strict=True) if kept]
+        progress(row)
+    if not table:
+        kind = "annotated slice" if annotated_only else "slice"
+        raise CohortError(f"{cohort.name}: no {kind} among {len(cohort)} scans; nothing to train on")
+    return SliceBank(torch.cat(images), torch.cat(labels), torch.cat(drawn), tuple(table), preparation)
+
+
+def global_batch(seed: int, step: int, count: int, batch_size: int) -> Int[Tensor, " n"]:
+    """Indices below `count` of the step's global batch: a function of seed and step, and of nothing else.
+
+    Each pass over the slices has an order of its own; a batch may end one pass and begin the next.
+    """
+    if count < 1:
+        raise CohortError("a batch needs at least one slice to draw from")
+    places = range(step * batch_size, (step + 1) * batch_size)
+    return torch.stack([_order(seed, place // count, count)[place % count] for place in places])
+
+
+def training_batch(
+    bank: SliceBank,
+    batch_size: int,
+    augmentation: Augmentation,
+    *,
+    seed: int,
+    step: int,
+    share: Callable[[Tensor], Tensor] = lambda indices: indices,
+    candidates: Int[Tensor, " m"] | None = None,
+) -> Batch:
+    """This device's `share` of the step's global batch, changed at random and cropped.
+
+    Slices and random changes are drawn on the CPU for the whole global batch, by seed and step alone: any
+    number of devices sees the same images. `candidates` restricts the draw to some slices of the bank.
+    """
+    pool = torch.arange(len(bank)) if candidates is None else candidates
+    chosen = pool[global_batch(seed, step, len(pool), batch_size)]
+    changes = draw(augmentation, batch_size, batch_generator(seed, step))
+    mine = share(torch.arange(batch_size))
+    batch = bank.batch(chosen[mine])
+    size = bank.preparation.size
+    image, labels = apply(
+        changes.take(mine).to(batch.image.device), batch.image, batch.labels, size=(size, size)
+    )
+    return Batch(image, labels, batch.drawn)
+
+
+def batch_generator(seed: int, step: int, purpose: int = 0) -> torch.Generator:
+    """A CPU generator for what a step draws at random, by seed, step and purpose alone."""
+    generator = torch.Generator()
+    generator.manual_seed((seed * 1_000_003 + step) * 101 + purpose)
+    return generator
+
+
+@lru_cache(maxsize=64)
+def _order(seed: int, epoch: int, count: int) -> Int[Tensor, " n"]:
+    return torch.randperm(count, generator=batch_generator(seed, epoch, purpose=100))
+
+
+def _slices(case: Case, preparation: Preparation) -> tuple[Tensor, Tensor, Tensor]:
+    window = window_of(case, preparation)
+    image = normalise(window.cut(slices_of(case.image)), window, preparation)
+    labels = window.cut_labels(label_slices_of(case))
+    drawn = torch.tensor([[True, *_drawn(case, t)] for t in range(case.frames)])
+    drawn = drawn.repeat_interleave(case.image.shape[1], dim=0)
+    looked_at = (label_slices_of(case) != UNKNOWN).flatten(1).any(dim=1)
+    return image, labels, drawn & looked_at[:, None]
+
+
+def _drawn(case: Case, frame: int) -> list[bool]:
+    drawn = fold_drawn(case.drawn[frame])
+    return [structure in drawn for structure in TRAINED]
+
+
+def _origins(case: Case) -> Sequence[Slice]:
+    positions = geometry.slice_positions_mm(case.affine, case.image.shape[1])
+    return [
+        Slice(case.subject, case.id, case.domain.sequence, t, z, float(positions[z]))
+        for t in range(case.frames)
+        for z in range(case.image.shape[1])
+    ]
