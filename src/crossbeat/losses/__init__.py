@@ -1,0 +1,1 @@
+"""Losses: tensors go in, one number that training makes small comes out."""

@@ -1,0 +1,133 @@
+"""How far a segmentation is from what was annotated: logits and labels go in, one number comes out.
+
+Annotations may be partial. Voxels that nobody looked at carry the value `unknown` and count nowhere.
+In an annotated slice a voxel outside every drawn structure is "none of these": it may be background or
+any structure that the annotators did not draw, so the probabilities of all those are added up before
+they are compared with the label.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+
+UNKNOWN: Final = 255  # labels.UNKNOWN, the house's value of a voxel that nobody looked at
+TINIEST_SIZE: Final = 1e-7  # voxels; keeps Dice finite where a structure is neither there nor predicted
+
+
+def segmentation_loss(
+    logits: Float[Tensor, "n k y x"],
+    labels: Integer[Tensor, "n y x"],
+    drawn: Bool[Tensor, "n k"],
+    *,
+    cross_entropy_weight: float,
+    dice_weight: float,
+    include_background: bool,
+    smooth: float,
+    weights: Float[Tensor, " n"] | None = None,
+    unknown: int = UNKNOWN,
+) -> Float[Tensor, ""]:
+    """Weighted sum of cross-entropy and Dice loss, averaged over the annotated slices of the batch.
+
+    A slice is annotated where a structure was drawn in it (`drawn`, by class; column 0, the background,
+    is not read) and at least one of its voxels is known. With l_i the loss of slice i, the answer is
+    sum(w_i l_i) / sum(w_i) over the annotated slices (`weights`, else all 1), and 0 with zero gradients
+    where there is none. A label that is neither a class nor `unknown` makes the answer nan.
+
+    Computed in float32 whatever the logits are; nothing waits for the device.
+    """
+    partial = _read_annotation(logits, labels, drawn, unknown)
+    losses = cross_entropy_weight * _cross_entropy(partial)
+    losses = losses + dice_weight * _dice_loss(partial, include_background, smooth)
+    shares = partial.annotated.to(losses.dtype)
+    if weights is not None:
+        shares = shares * weights.to(losses.dtype)
+    return (shares * losses).sum() / shares.sum().clamp_min(torch.finfo(losses.dtype).tiny)
+
+
+def cross_entropy(
+    logits: Float[Tensor, "n k y x"],
+    labels: Integer[Tensor, "n y x"],
+    drawn: Bool[Tensor, "n k"],
+    *,
+    unknown: int = UNKNOWN,
+) -> Float[Tensor, " n"]:
+    """Mean of -log(probability of the label) over each slice's known voxels, in [0, inf); 0 if there is none.
+
+    Background and undrawn structures are one class whose probability is their sum.
+    """
+    return _cross_entropy(_read_annotation(logits, labels, drawn, unknown))
+
+
+def dice_loss(
+    logits: Float[Tensor, "n k y x"],
+    labels: Integer[Tensor, "n y x"],
+    drawn: Bool[Tensor, "n k"],
+    *,
+    include_background: bool,
+    smooth: float,
+    unknown: int = UNKNOWN,
+) -> Float[Tensor, " n"]:
+    """One minus each slice's mean soft Dice over its drawn structures, in [0, 1]; 0 if nothing is annotated.
+
+    Dice of a structure with probabilities p and mask m is (2 sum(pm) + s) / (sum(p) + sum(m) + s) over
+    the known voxels, s being `smooth` in voxels (Milletari 2016, without its squares). With
+    `include_background`, background and undrawn structures together are one structure more. A drawn
+    structure that is absent from the slice scores s / (sum(p) + s).
+    """
+    return _dice_loss(_read_annotation(logits, labels, drawn, unknown), include_background, smooth)
+
+
+class _PartialAnnotation(NamedTuple):
+    """The problem that is left when all that nobody drew has become one class, at place 0."""
+
+    log_probabilities: Tensor  # (n, k, y, x); of undrawn structures as if they had been drawn
+    truth: Tensor  # (n, k, y, x) bool; false everywhere for unknown voxels
+    known: Tensor  # (n, y, x) bool
+    drawn: Tensor  # (n, k) bool, background never
+    annotated: Tensor  # (n,) bool
+    strange: Tensor  # (n,) bool; a label is neither a class nor unknown
+
+
+def _read_annotation(logits: Tensor, labels: Tensor, drawn: Tensor, unknown: int) -> _PartialAnnotation:
+    """Everything stays on the device: classes are compared, not indexed, which is also deterministic on a GPU."""
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    drawn = drawn & (classes > 0)
+    structure = drawn[:, :, None, None]
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
+    none_of_these = log_p.masked_fill(structure, -torch.inf).logsumexp(dim=1, keepdim=True)
+    labelled = labels[:, None] == classes[:, None, None]
+    truth_none = (labelled & ~structure).any(dim=1, keepdim=True)
+    known = labels != unknown
+    return _PartialAnnotation(
+        log_probabilities=torch.cat([none_of_these, log_p[:, 1:]], dim=1),
+        truth=torch.cat([truth_none, (labelled & structure)[:, 1:]], dim=1),
+        known=known,
+        drawn=drawn,
+        annotated=drawn.any(dim=1) & known.flatten(1).any(dim=1),
+        strange=(known & ~labelled.any(dim=1)).flatten(1).any(dim=1),
+    )
+
+
+def _cross_entropy(partial: _PartialAnnotation) -> Tensor:
+    surprise = -torch.where(partial.truth, partial.log_probabilities, 0.0).sum(dim=(1, 2, 3))
+    return _of_annotated(partial, surprise / partial.known.sum(dim=(1, 2)).clamp_min(1))
+
+
+def _dice_loss(partial: _PartialAnnotation, include_background: bool, smooth: float) -> Tensor:
+    p = torch.where(partial.known[:, None], partial.log_probabilities.exp(), 0.0)
+    shared = torch.where(partial.truth, p, 0.0).sum(dim=(2, 3))
+    size = p.sum(dim=(2, 3)) + partial.truth.sum(dim=(2, 3))
+    dice = (2.0 * shared + smooth) / (size + smooth).clamp_min(TINIEST_SIZE)
+    scored = partial.drawn.clone()
+    scored[:, 0] = include_background
+    mean = torch.where(scored, dice, 0.0).sum(dim=1) / scored.sum(dim=1).clamp_min(1)
+    return _of_annotated(partial, 1.0 - mean)
+
+
+def _of_annotated(partial: _PartialAnnotation, losses: Tensor) -> Tensor:
+    """The loss of each annotated slice, 0 for the others, nan where a label has no meaning."""
+    return torch.where(partial.strange, torch.nan, torch.where(partial.annotated, losses, 0.0))
