@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
+import torch
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CohortError, SettingsError, did_you_mean
+from crossbeat.training import Run
 
 Filter = dict[str, list[str]]
+AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
 
 
 class Recipe(BaseModel, extra="forbid", frozen=True):
@@ -69,7 +72,7 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
         return {k: [str(x) for x in v] if isinstance(v, list) else [str(v)] for k, v in given.items()}
 
     @classmethod
-    def load(cls, path: Path | None = None, changes: Sequence[str] = ()) -> Self:
+    def load(cls: type[AnyRecipe], path: Path | None = None, changes: Sequence[str] = ()) -> AnyRecipe:
         """A recipe file with `key=value` changes on top; neither is needed. `SettingsError` names what is wrong."""
         values: dict[str, Any] = {}
         if path is not None:
@@ -89,7 +92,7 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
         return cls.of(values, str(path) if path else "settings")
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], name: str = "settings") -> Self:
+    def of(cls: type[AnyRecipe], values: Mapping[str, Any], name: str = "settings") -> AnyRecipe:
         """Settings from plain values, refused in words."""
         for key in values:
             if key not in cls.model_fields:
@@ -100,9 +103,6 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "recipe"
             raise SettingsError(f"{name}: {where}: {first['msg']}, got {first.get('input')!r}") from None
-
-
-AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def find_domains(cohort: Cohort, recipe: Recipe, seed: int) -> Domains:
     taken = {row.scan for row in target}
     source = cohort.where(**recipe.source) if recipe.source else cohort
     source = source.only(lambda row: row.scan not in taken)
-    for found, wanted, name in ((source, recipe.source, "source"), (target, recipe.target, "target")):
-        if wanted and not len(found):
+    for rows, wanted, name in ((source, recipe.source, "source"), (target, recipe.target, "target")):
+        if wanted and not len(rows):
             raise CohortError(f"{cohort.name}: no scan is {name} {wanted}; {_what_there_is(cohort, wanted)}")
     found = Domains(
         source=source.only(_trains).labelled(),
@@ -147,6 +147,18 @@ def find_domains(cohort: Cohort, recipe: Recipe, seed: int) -> Domains:
         )
     _refuse_leakage(cohort, found, recipe)
     return found
+
+
+def provenance(method: str, settings: Recipe, cohort: Cohort, run: Run) -> dict[str, Any]:
+    """Where a segmenter comes from, for its `segmenter.json`."""
+    return {
+        "method": method,
+        "seed": run.seed,
+        "settings": settings.model_dump(mode="json"),
+        "cohort": cohort.name,
+        "cohort_hash": cohort.hash(),
+        "torch": torch.__version__,
+    }
 
 
 def _trains(row: Row) -> bool:

@@ -1,9 +1,9 @@
 """Plain supervised training: labelled scans in, a segmenter out. The baseline and both bounds of every study.
 
-On the source alone it is the lower bound, on the target's own labels the upper one. With `random_contrast`
-every image passes through a random smooth transfer curve, so that the network cannot rely on which tissue is
-bright: the baseline that an adaptation method must beat (issue 2, point 5). The loss is cross-entropy plus
-soft Dice over what the annotators drew.
+On the source alone it is the lower bound, on the target's own labels the upper one. Under `augmentation:
+random_contrast` most images pass through a random smooth transfer curve, so that the network cannot rely on
+which tissue is bright: the baseline that an adaptation method must beat (issue 2, point 5). The loss is
+cross-entropy plus soft Dice over what the annotators drew.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from crossbeat.cohort import Cohort
@@ -40,6 +40,7 @@ class Settings(Recipe):
             "batch_size": 8,
             "steps": 300,
             "steps_per_round": 50,
+            "augmentation": "random_contrast",
         },
     }
 
@@ -50,11 +51,11 @@ class Settings(Recipe):
     image_size: int = Field(192, ge=32, le=1024, description="side of the crop in pixels; methods.md 2.4")
     spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane; methods.md 1.8")
     centre: Literal["heart", "image"] = Field("heart", description="what the crop is centred on")
-    augmentation: Literal["none", "light", "standard", "chen2020"] = Field(
-        "standard", description="preset of prepare.augment"
+    augmentation: Literal["none", "light", "standard", "random_contrast", "chen2020"] = Field(
+        "standard", description="preset of prepare.augment; random_contrast is standard and transfer curves"
     )
-    random_contrast: float = Field(
-        0.0, ge=0, le=1, description="probability of a random transfer curve per image; 0 switches it off"
+    augmentation_changes: dict[str, Any] = Field(
+        default_factory=dict, description="fields of prepare.augment.Augmentation that differ from the preset"
     )
     batch_size: int = Field(16, ge=1, description="slices a step, over all devices; methods.md 1.4")
     steps: int = Field(6000, ge=1, description="updates of the network")
@@ -68,14 +69,22 @@ class Settings(Recipe):
     )
 
     @property
+    def rounds(self) -> int:
+        return max(1, round(self.steps / self.steps_per_round))
+
+    @property
     def preparation(self) -> Preparation:
         return Preparation(size=self.image_size, spacing_mm=self.spacing_mm, centre=self.centre)
+
+    @model_validator(mode="after")
+    def _refuse_impossible_changes(self) -> Settings:
+        assert self.changes is not None
+        return self
 
     @property
     def changes(self) -> Augmentation:
         """The random changes that each training image goes through."""
-        preset = PRESETS[self.augmentation]
-        return preset.model_copy(update={"random_contrast": self.random_contrast})
+        return Augmentation(**{**PRESETS[self.augmentation].model_dump(), **self.augmentation_changes})
 
 
 class Segmentation(Stage):
@@ -116,8 +125,10 @@ class Segmentation(Stage):
             batch.drawn,
             cross_entropy_weight=self.settings.cross_entropy_weight,
             dice_weight=1 - self.settings.cross_entropy_weight,
+            include_background=False,
+            smooth=1.0,  # pixel: a structure that is absent still says so; methods.md 1.3
         )
-        self.descend(loss, self.optimizers())
+        self.descend(loss)
         return {"loss": loss.detach()}
 
     def validate(self) -> dict[str, float]:
@@ -131,7 +142,7 @@ class Segmentation(Stage):
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay
         )
-        return [optimizer], [one_cycle(optimizer, s.learning_rate, s.steps)]
+        return [optimizer], [one_cycle(optimizer, s.rounds * s.steps_per_round)]
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -142,13 +153,14 @@ class Segmentation(Stage):
 def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
     """Train on the labelled source scans, and on the target's under `target_labels: train`."""
     domains = find_domains(cohort, settings, run.seed)
-    bank = build_bank(_both(domains), settings.preparation, annotated_only=True, progress=run.reading(cohort))
+    labelled = _both(domains)
+    with run.bar("reading scans", len(labelled)) as step:
+        bank = build_bank(labelled, settings.preparation, annotated_only=True, progress=step)
     spec = NetworkSpec(name=settings.network, size=settings.image_size, arguments=settings.network_arguments)
     stage = Segmentation(run, settings, spec, bank, _validation(domains, settings.preparation))
-    rounds = max(1, round(settings.steps / settings.steps_per_round))
-    fit(stage, rounds=rounds, steps_per_round=settings.steps_per_round, select=settings.select)
+    fit(stage, rounds=settings.rounds, steps_per_round=settings.steps_per_round, select=settings.select)
     return Segmenter(
-        stage.network, spec, settings.preparation, provenance=run.provenance("supervised", settings, cohort)
+        stage.network, spec, settings.preparation, provenance=provenance("supervised", settings, cohort, run)
     )
 
 
