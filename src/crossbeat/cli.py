@@ -101,7 +101,9 @@ def index(
     ] = "",
     sequence: Annotated[str, typer.Option(help="files, dicom, nnunet: what the scans are")] = "",
     convention: Annotated[str, typer.Option(help="files, nnunet: what the label values mean")] = "",
-    nominal: Annotated[bool, typer.Option("--nominal", help="the headers' spacings are stand-ins")] = False,
+    nominal_spacing: Annotated[
+        str, typer.Option(help="a stand-in that headers state, as in 1.5x1.5x10 mm")
+    ] = "",
     test: Annotated[
         float, typer.Option(min=0, help="subjects (or a fraction) to hold out as test split")
     ] = 0,
@@ -137,11 +139,12 @@ def index(
 def check(cohort_csv: Csv) -> None:
     """Open every file of a cohort and report every problem with its remedy; exit 1 if any is an error."""
     from crossbeat import console
-    from crossbeat.data.checking import check_cohort
+    from crossbeat.cohort import read_conventions
+    from crossbeat.data import check as find_problems
 
     cohort = _cohort(cohort_csv)
     with console.bar("checking scans", len(cohort)) as step:
-        problems = check_cohort(cohort, progress=step)
+        problems = find_problems(cohort, cohort_csv.parent, read_conventions(cohort_csv.parent), progress=step)
     for problem in problems:
         console.say(str(problem))
     errors = sum(problem.severity == "error" for problem in problems)
@@ -226,19 +229,23 @@ def predict(
 ) -> None:
     """Segment scans; label maps lie on each scan's own grid. Exit 1 if a scan failed."""
     from crossbeat import console
-    from crossbeat.data.inputs import open_input, prediction_writer
+    from crossbeat.data.predictions import open_input, prediction_writer
     from crossbeat.prediction import predict_cohort
     from crossbeat.segmenter import load_segmenter
 
     out = out or run / "predictions"
     chosen = _choice(device, "auto", "cpu", "cuda")
     segmenters = [load_segmenter(r / "segmenter", _torch_device(chosen)) for r in (run, *ensemble)]
-    cohort = _pick(open_input(scans, out, sequence), where, everything)
+    found, notes = open_input(scans, out, sequence)
+    for note in notes:
+        console.warn(note)
+    cohort = _pick(found, where, everything)
+    write = prediction_writer(out, cohort, {"runs": [str(r) for r in (run, *ensemble)], "flips": tta})
     with console.bar("predicting", len(cohort)) as step:
         failures = predict_cohort(
             segmenters,
             cohort,
-            prediction_writer(out, cohort),
+            write,
             flips=tta,
             largest_component=largest_component,
             progress=step,
@@ -269,15 +276,17 @@ def evaluate(
 ) -> None:
     """Score label maps against the references: Dice, Jaccard, HD, HD95 and ASSD, nothing left out."""
     from crossbeat import console
-    from crossbeat.data.inputs import prediction_reader
-    from crossbeat.evaluation import read_scores, score_cohort, write_scores
+    from crossbeat.data.predictions import prediction_reader
+    from crossbeat.evaluation import compare_indices, read_scores, score_cohort, write_agreement, write_scores
     from crossbeat.report import headline
 
     out = out or run / "scores.csv"
     cohort = _pick(_cohort(cohort_csv), where, everything).labelled()
     with console.bar("scoring", len(cohort)) as step:
-        scores = score_cohort(cohort, prediction_reader(_predictions(run)), progress=step)
+        read = prediction_reader(_predictions(run), cohort)
+        scores = score_cohort(cohort, read, units=("mm", "voxel"), jobs=jobs, progress=step)
     write_scores(scores, cohort, out)
+    write_agreement(compare_indices(cohort, read), cohort, out.with_name("agreement.csv"))
     console.table("", *headline(read_scores(out)))
     console.say(f"scores: {out}")
     console.then(f"crossbeat report {run}" if (run / "run.json").exists() else f"crossbeat measure {run}")
@@ -292,14 +301,15 @@ def measure(
 ) -> None:
     """Volumes, ejection fractions, mass and wall thickness of label maps, with ED and ES found or given."""
     from crossbeat import console
-    from crossbeat.data.inputs import open_predictions
-    from crossbeat.evaluation import measure_cohort, write_indices
+    from crossbeat.data.predictions import open_predictions, prediction_reader
+    from crossbeat.evaluation import measure_cohort, write_indices, write_volumes
 
     out = out or run / "indices.csv"
     cohort = open_predictions(_predictions(run))
     with console.bar("measuring", len(cohort)) as step:
-        measured = measure_cohort(cohort, progress=step)
-    write_indices(measured, out)
+        measured = measure_cohort(cohort, prediction_reader(_predictions(run), cohort), progress=step)
+    write_indices(measured, cohort, out)
+    write_volumes(measured, out.with_name("volumes.csv"))
     console.say(f"indices of {len(cohort)} scans: {out}")
     if (run / "run.json").exists():
         console.then(f"crossbeat report {run}")
@@ -309,7 +319,7 @@ def measure(
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
     """One page with the scores, figures, failures and provenance of a run."""
     from crossbeat import console
-    from crossbeat.data.inputs import prediction_reader
+    from crossbeat.data.predictions import prediction_reader
     from crossbeat.report import write_report
 
     if not (run / "run.json").exists():

@@ -1,0 +1,116 @@
+"""What `predict` takes and leaves behind: any input as a cohort; a folder of label maps that knows its scans.
+
+The folder holds `<scan>.nii.gz` with a JSON that names its labels, and a `cohort.csv` of the scans predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbeat.cohort import Cohort, Row, read_cohort, write_cohort
+from crossbeat.data.listing import nifti_files, stem
+from crossbeat.data.nifti import write_labels
+from crossbeat.data.reading import read_labels, reader
+from crossbeat.data.studies import index_dicom
+from crossbeat.errors import CaseError, FileError, RunError
+
+CONVERTED: Final = "converted"
+"""Folder, inside that of the label maps, of NIfTI files made from DICOM."""
+
+
+def open_input(path: Path, out: Path, sequence: str) -> tuple[Cohort, tuple[str, ...]]:
+    """A cohort.csv, a NIfTI file, or a folder of NIfTI or DICOM files as a cohort, and remarks on what is left out.
+
+    `sequence` is what single files and folders hold. DICOM becomes NIfTI in `out`. A path that is none of these,
+    or a folder with neither, raises `FileError`.
+    """
+    if path.suffix == ".csv":
+        return read_cohort(path, reader), ()
+    if path.is_file():
+        if not path.name.endswith((".nii", ".nii.gz")):
+            raise FileError(
+                path,
+                "is neither a cohort.csv nor a .nii or .nii.gz file; a DICOM series is given by its folder",
+            )
+        return _of_files([path], path.parent, sequence), ()
+    if not path.is_dir():
+        raise FileError(
+            path, "does not exist; give a cohort.csv, a NIfTI file, or a folder of NIfTI or DICOM files"
+        )
+    found = nifti_files(path)
+    if found:
+        return _of_files(found, path, sequence), ()
+    folder = out / CONVERTED
+    listing = index_dicom(path.resolve(), folder.resolve(), sequence)
+    return Cohort(tuple(listing.rows), reader(folder, {}), path.name, folder), listing.remarks
+
+
+def prediction_writer(
+    folder: Path, cohort: Cohort, provenance: Mapping[str, Any]
+) -> Callable[[Row, NDArray[np.uint8]], None]:
+    """The function that writes a scan's label map into the folder, on the grid of its image."""
+    write_cohort(cohort, folder / "cohort.csv")
+
+    def write(row: Row, labels: NDArray[np.uint8]) -> None:
+        images = [cohort.folder / name for name in row.image_files]
+        like = images[0] if len(images) == 1 else images
+        write_labels(prediction_path(folder, row), labels, like, provenance)
+
+    return write
+
+
+def prediction_reader(
+    folder: Path, cohort: Cohort | None = None
+) -> Callable[[Row], NDArray[np.uint8] | None]:
+    """The function that reads a scan's label map (t, z, y, x) back, None where there is none.
+
+    With a cohort, the label map must lie on its scan's grid.
+    """
+
+    def read(row: Row) -> NDArray[np.uint8] | None:
+        path = prediction_path(folder, row)
+        if not path.exists():
+            return None
+        return read_labels(path, cohort.read(row) if cohort else None)
+
+    return read
+
+
+def open_predictions(folder: Path) -> Cohort:
+    """The scans whose label maps a folder holds; `RunError` where it is no such folder, or holds none."""
+    if not (folder / "cohort.csv").exists():
+        raise RunError(f"{folder}: holds no label maps with their cohort.csv; `crossbeat predict` makes them")
+    cohort = read_cohort(folder / "cohort.csv", reader)
+    present = cohort.only(lambda row: prediction_path(folder, row).exists())
+    if not len(present):
+        raise RunError(
+            f"{folder}: none of its {len(cohort)} scans has a label map; run `crossbeat predict` again"
+        )
+    return present
+
+
+def prediction_path(folder: Path, row: Row) -> Path:
+    """Where a scan's label map lies."""
+    if "/" in row.scan or "\\" in row.scan or row.scan in (".", ".."):
+        raise CaseError(row.scan, "a scan's name becomes a file name; it may hold no slash")
+    return folder / f"{row.scan}.nii.gz"
+
+
+def _of_files(paths: list[Path], folder: Path, sequence: str) -> Cohort:
+    names = [p.relative_to(folder).as_posix() for p in paths]
+    rows = tuple(
+        Row(scan, scan, sequence, name) for scan, name in zip(_scan_names(names), names, strict=True)
+    )
+    return Cohort(rows, reader(folder, {}), folder.name, folder)
+
+
+def _scan_names(names: list[str]) -> list[str]:
+    short = [stem(Path(name)) for name in names]
+    if len(set(short)) == len(short):
+        return short
+    return [stem(Path(name.replace("/", "_"))) for name in names]
