@@ -6,6 +6,7 @@ CrossbeatError
 ├── CohortError     a cohort.csv, its rows or its splits are broken (names the csv or the filter)
 ├── SettingsError   a recipe, study or option asks for something that does not exist
 └── RunError        a run folder is missing a piece, or is in the way
+GeometryWarning     one file's header was repaired, or disagrees harmlessly (names the file)
 
 Each message reads *which thing: what is wrong, what came, what to do*. The command line prints it
 without a traceback and exits with 2.
@@ -50,6 +51,10 @@ class SettingsError(CrossbeatError):
 
 class RunError(CrossbeatError):
     """A run folder is missing a piece, or is in the way."""
+
+
+class GeometryWarning(UserWarning):
+    """A file's header was repaired or overruled, and the scan is used."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

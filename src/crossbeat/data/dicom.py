@@ -1,0 +1,438 @@
+"""A folder of DICOM becomes short-axis stacks (t, z, y, x); what is no such stack is refused by name.
+
+Slices are sorted by position along their normal, frames by trigger time; one series may hold the whole
+stack, or one slice each. DICOM's LPS+ millimetres become RAS+ here, once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.errors import InvalidDicomError
+
+from crossbeat import geometry
+from crossbeat.data.series import SeriesHeader, looks_like_localiser, looks_long_axis, sequence_of, vendor_of
+
+_LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
+_ENHANCED_MR: Final = "1.2.840.10008.5.1.4.1.1.4.1"  # SOP class, DICOM PS3.4 B.5
+_SAME_DIRECTION: Final = 1e-3  # largest difference of direction cosines within a stack
+_SAME_PLACE_MM: Final = 0.05  # two images nearer than this along the normal are one slice
+_UNEVEN: Final = 0.05  # share of the slice distance by which a gap may differ: half a mm in ten
+_SKEW: Final = 0.05  # share of the slice distance by which slices may slide in-plane
+
+
+class Stack(NamedTuple):
+    """One scan put together from DICOM."""
+
+    array: NDArray[np.float32]
+    """(t, z, y, x), rescale slope and intercept applied."""
+    affine: geometry.Affine
+    """Ours: voxel (x, y, z, 1) to RAS+ mm."""
+    frame_times_ms: NDArray[np.float64] | None
+    """(t,) mean trigger time over the slices; None for a still or where the headers have none."""
+    header: SeriesHeader
+    files: NDArray[np.object_]
+    """(t, z) path of the file of each image, on our axes."""
+    turn: geometry.Turn
+    """The turn from the files' (column, row, slice) to our axes; slices always become z."""
+    notes: tuple[str, ...]
+    """What had to be assumed, in sentences."""
+
+
+class Refusal(NamedTuple):
+    """A series that is no usable stack."""
+
+    folder: Path
+    series: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.folder}: series {self.series!r}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """One image: where it lies, when it was taken, where its pixels are."""
+
+    path: Path
+    index: int | None
+    """Frame within a multi-frame file; None for a file of one image."""
+    corner: NDArray[np.float64]
+    """LPS mm of the centre of the first pixel."""
+    row: NDArray[np.float64]
+    """Direction of growing column index, LPS."""
+    column: NDArray[np.float64]
+    spacing: tuple[float, float]
+    """mm between rows, between columns."""
+    size: tuple[int, int]
+    """Rows, columns."""
+    time_ms: float | None
+    order: tuple[float, ...]
+    """Temporal position, acquisition and instance number, for want of a time."""
+    slope: float
+    intercept: float
+    kind: str
+    """Third and fourth value of ImageType where they say magnitude or phase."""
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        return np.asarray(np.cross(self.row, self.column), np.float64)
+
+
+@dataclass
+class _Series:
+    header: SeriesHeader
+    study: str
+    planes: list[_Plane] = field(default_factory=list)
+    problem: str = ""
+
+
+class _CannotStackError(Exception):
+    """Why some planes are no stack."""
+
+
+def read_folder(folder: Path) -> tuple[list[Stack], list[Refusal]]:
+    """All stacks in a folder, its sub-folders included, and a refusal for every series that is none.
+
+    Files that are no DICOM are passed over. A folder without any DICOM gives two empty lists.
+    """
+    with pydicom.config.disable_value_validation():
+        series, refused = _collect(folder)
+        stacks = []
+        for group in _merge_single_slices(series):
+            try:
+                stacks.append(_stack(group))
+            except _CannotStackError as problem:
+                refused += [Refusal(s.header.folder, s.header.name, str(problem)) for s in group]
+    return stacks, refused
+
+
+def _collect(folder: Path) -> tuple[list[_Series], list[Refusal]]:
+    found: dict[str, _Series] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        try:
+            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        except (InvalidDicomError, OSError, EOFError, ValueError, AttributeError):
+            continue
+        uid = str(dataset.get("SeriesInstanceUID", "")) or f"{path.parent}"
+        if uid not in found:
+            found[uid] = _Series(_header(dataset, path), str(dataset.get("StudyInstanceUID", "")))
+        one = found[uid]
+        try:
+            one.planes += _planes(dataset, path)
+        except _CannotStackError as problem:
+            one.problem = one.problem or str(problem)
+    for one in found.values():
+        one.problem = one.problem or _kind_problem(one)
+    bad = [Refusal(s.header.folder, s.header.name, s.problem) for s in found.values() if s.problem]
+    return [s for s in found.values() if not s.problem], bad
+
+
+def _header(dataset: pydicom.Dataset, path: Path) -> SeriesHeader:
+    number = dataset.get("SeriesNumber")
+    words = [str(dataset.get(k, "") or "") for k in ("SeriesDescription", "ProtocolName", "SequenceName")]
+    return SeriesHeader(
+        folder=path.parent,
+        number=None if number in (None, "") else int(number),
+        description=words[0],
+        words=" ".join(words).lower(),
+        image_type=tuple(str(v).upper() for v in dataset.get("ImageType", None) or ()),
+        vendor=vendor_of(str(dataset.get("Manufacturer", "") or "")),
+        variant=str(dataset.get("SequenceVariant", "") or "").upper(),
+        patient=str(dataset.get("PatientID", "") or ""),
+    )
+
+
+def _planes(dataset: pydicom.Dataset, path: Path) -> list[_Plane]:
+    if dataset.get("Modality", "MR") != "MR":
+        raise _CannotStackError(f"modality {dataset.Modality} is not MR; give cardiac MR")
+    if "Rows" not in dataset or "Columns" not in dataset:
+        raise _CannotStackError("holds no images (a report or presentation state); leave it out")
+    if int(dataset.get("SamplesPerPixel", 1)) != 1:
+        raise _CannotStackError("colour (RGB) images, such as screenshots or maps; give the grey series")
+    try:
+        if str(dataset.get("SOPClassUID", "")) == _ENHANCED_MR:
+            return _enhanced_planes(dataset, path)
+        if int(dataset.get("NumberOfFrames", 1) or 1) > 1:
+            raise _CannotStackError("multi-frame images that are not Enhanced MR; export single images")
+        return [_plane([dataset], dataset, path, None)]
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        if isinstance(error, _CannotStackError):
+            raise
+        raise _CannotStackError(f"{path.name} has no usable position ({error}); export it again") from None
+
+
+def _enhanced_planes(dataset: pydicom.Dataset, path: Path) -> list[_Plane]:
+    shared = next(iter(dataset.get("SharedFunctionalGroupsSequence", None) or [pydicom.Dataset()]))
+    frames = list(dataset.PerFrameFunctionalGroupsSequence)
+    return [
+        _plane([*_macros(frame), *_macros(shared), dataset], dataset, path, index)
+        for index, frame in enumerate(frames)
+    ]
+
+
+def _macros(group: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """The items of a functional group, each holding a few plain attributes."""
+    return [item for element in group if element.VR == "SQ" for item in element.value]
+
+
+def _plane(
+    places: Sequence[pydicom.Dataset], dataset: pydicom.Dataset, path: Path, index: int | None
+) -> _Plane:
+    def get(name: str, default: Any = None) -> Any:
+        found = (p.get(name) for p in places)
+        return next((v for v in found if v not in (None, "")), default)
+
+    position, orientation, spacing = (
+        get(k) for k in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+    )
+    for name, value in (("position", position), ("orientation", orientation), ("pixel spacing", spacing)):
+        if value is None:
+            raise _CannotStackError(f"{path.name} says no {name}; export the original images")
+    directions = np.asarray(orientation, np.float64).reshape(2, 3)
+    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    time = get("TriggerTime", get("NominalCardiacTriggerDelayTime"))
+    order = [get("TemporalPositionIndex", get("TemporalPositionIdentifier", 0))]
+    order += [get("AcquisitionNumber", 0), get("InstanceNumber", 0), 0 if index is None else index]
+    image_type = [str(v).upper() for v in get("FrameType", get("ImageType", ())) or ()]
+    return _Plane(
+        path=path,
+        index=index,
+        corner=np.asarray(position, np.float64),
+        row=directions[0],
+        column=directions[1],
+        spacing=(float(spacing[0]), float(spacing[1])),
+        size=(int(dataset.Rows), int(dataset.Columns)),
+        time_ms=None if time is None else float(time),
+        order=tuple(float(v) for v in order),
+        slope=float(get("RescaleSlope", 1)),
+        intercept=float(get("RescaleIntercept", 0)),
+        kind=next((v for v in image_type[2:] if v in ("P", "PHASE MAP", "VELOCITY", "R", "I")), "M"),
+    )
+
+
+def _kind_problem(series: _Series) -> str:
+    """Why a series as a whole is no short-axis stack; '' where nothing speaks against it."""
+    planes = series.planes
+    first = planes[0]
+    if looks_like_localiser(series.header):
+        return "a localiser (scout); leave it out"
+    if any(np.abs(p.normal - first.normal).max() > 0.05 for p in planes):
+        return f"mixed orientations ({_orientations(planes)} of them), as in a localiser or radial series; split it"
+    if looks_long_axis(series.header):
+        return "a long-axis view; crossbeat reads short-axis stacks"
+    if len({p.size for p in planes}) > 1 or len({p.spacing for p in planes}) > 1:
+        return "images of different matrix or pixel size in one series; export them as separate series"
+    kinds = Counter(p.kind for p in planes)
+    if len(kinds) > 1:
+        return (
+            f"magnitude and phase images mixed ({', '.join(sorted(kinds))}); give the magnitude images alone"
+        )
+    if set(kinds) != {"M"}:
+        return "phase or complex images; give the magnitude images"
+    return ""
+
+
+def _orientations(planes: Iterable[_Plane]) -> int:
+    return len({tuple(np.round(p.normal, 1) + 0.0) for p in planes})
+
+
+def _merge_single_slices(series: Sequence[_Series]) -> list[list[_Series]]:
+    """Groups of series that make one stack: parallel series of one slice each, or a series by itself."""
+    alone, parts = [], defaultdict(list)
+    for one in series:
+        first = one.planes[0]
+        if len(_positions(one.planes)) > 1:
+            alone.append([one])
+            continue
+        key = (one.study, one.header.patient, first.size, tuple(np.round(first.spacing, 4)))
+        family = (
+            *key,
+            _family(one.header),
+            tuple(np.round(np.concatenate([first.row, first.column]), 2) + 0.0),
+        )
+        parts[family].append(one)
+    return alone + list(parts.values())
+
+
+def _family(header: SeriesHeader) -> str:
+    """The series' words without the numbers that count its slices."""
+    return "".join(c for c in header.words if not c.isdigit()).strip()
+
+
+def _stack(group: Sequence[_Series]) -> Stack:
+    group, notes = _latest_of_each_slice(group)
+    planes = [p for series in group for p in series.planes]
+    if max(np.abs(np.stack([p.row, p.column]) - [planes[0].row, planes[0].column]).max() for p in planes) > (
+        _SAME_DIRECTION
+    ):
+        raise _CannotStackError("slices are not parallel, so they make no stack; split the series")
+    slices = _by_position(planes)
+    if len(slices) < 2:
+        raise _CannotStackError(
+            "a single slice, where a stack is needed (a long-axis view or one slice alone)"
+        )
+    step = _step(slices)
+    grid, order_notes = _by_time(slices)
+    voxels = _read_pixels(grid)
+    stored_affine = _affine(grid[0][0], step)
+    stored_shape = voxels.shape[:0:-1]
+    turn = geometry.find_turn(stored_affine, (stored_shape[0], stored_shape[1], stored_shape[2]))
+    if turn.axes[0] != 2:
+        raise _CannotStackError(
+            "slices are not the thickest direction, as in an isotropic 3-D volume; reformat it to a short-axis stack"
+        )
+    affine = turn.affine(stored_affine, (stored_shape[0], stored_shape[1], stored_shape[2]))
+    array = np.stack([turn.apply(frame.transpose(2, 1, 0)) for frame in voxels])
+    along_z = slice(None, None, -1) if turn.flips[0] else slice(None)
+    return Stack(
+        np.ascontiguousarray(array, np.float32),
+        geometry.nearest_rotation(affine),
+        _frame_times_ms(grid),
+        group[0].header,
+        np.array([[p.path for p in one] for one in grid], object).T[:, along_z],
+        turn,
+        (*notes, *order_notes),
+    )
+
+
+def _latest_of_each_slice(group: Sequence[_Series]) -> tuple[list[_Series], list[str]]:
+    """Where a slice was taken again in a series of its own, the later series (larger number)."""
+    if len(group) == 1:
+        return list(group), []
+    kept: dict[float, _Series] = {}
+    again = 0
+    for series in sorted(group, key=lambda s: s.header.number or 0):
+        place = float(series.planes[0].corner @ series.planes[0].normal)
+        near = next((k for k in kept if abs(k - place) < _SAME_PLACE_MM), place)
+        again += near in kept
+        kept[near] = series
+    note = f"{again} slices were taken again in a later series, which is used"
+    return list(kept.values()), [note] if again else []
+
+
+def _positions(planes: Iterable[_Plane]) -> list[float]:
+    """Places along the normal, in mm, ascending."""
+    places: list[float] = []
+    for place in sorted(float(p.corner @ p.normal) for p in planes):
+        if not places or place - places[-1] > _SAME_PLACE_MM:
+            places.append(place)
+    return places
+
+
+def _by_position(planes: Sequence[_Plane]) -> list[list[_Plane]]:
+    normal = planes[0].normal
+    places = np.array(_positions(planes))
+    slices: list[list[_Plane]] = [[] for _ in places]
+    for plane in planes:
+        slices[int(np.abs(places - plane.corner @ normal).argmin())].append(plane)
+    counts = [len(one) for one in slices]
+    if len(set(counts)) > 1:
+        usual = Counter(counts).most_common(1)[0][0]
+        odd = next(i for i, n in enumerate(counts) if n != usual)
+        raise _CannotStackError(
+            f"missing frames: the slice at {places[odd]:.1f} mm has {counts[odd]} images, others have {usual}; "
+            "export the series again"
+        )
+    return slices
+
+
+def _step(slices: Sequence[Sequence[_Plane]]) -> NDArray[np.float64]:
+    """LPS mm from one slice to the next."""
+    corners = np.array([one[0].corner for one in slices])
+    gaps = np.diff(corners @ slices[0][0].normal)
+    usual = float(np.median(gaps))
+    if np.abs(gaps - usual).max() > _UNEVEN * usual:
+        at = int(np.abs(gaps - usual).argmax())
+        raise _CannotStackError(
+            f"non-uniform slice spacing: {gaps[at]:.2f} mm between slices {at} and {at + 1}, {usual:.2f} mm "
+            "elsewhere; a slice is missing or doubled: export the whole stack, or split it"
+        )
+    mean: NDArray[np.float64] = (corners[-1] - corners[0]) / (len(corners) - 1)
+    slide = np.linalg.norm(mean - (mean @ slices[0][0].normal) * slices[0][0].normal)
+    wander = np.linalg.norm(corners - corners[0] - np.arange(len(corners))[:, None] * mean, axis=1).max()
+    if slide > _SKEW * usual or wander > max(1.0, slices[0][0].spacing[0]):
+        raise _CannotStackError(
+            f"slices slide in-plane (by {max(slide, wander):.1f} mm), so they make no right-angled stack; "
+            "resample the series first"
+        )
+    return mean
+
+
+def _by_time(slices: Sequence[Sequence[_Plane]]) -> tuple[list[list[_Plane]], list[str]]:
+    """Each slice's images in order of time; by instance number where trigger times are missing or repeat."""
+    if len(slices[0]) == 1:
+        return [list(one) for one in slices], []
+    times = [[p.time_ms for p in one] for one in slices]
+    if all(None not in one and len(set(one)) == len(one) for one in times):
+        return [sorted(one, key=lambda p: p.time_ms or 0.0) for one in slices], []
+    if any(len({p.order for p in one}) < len(one) for one in slices):
+        raise _CannotStackError(
+            "several images of one slice have the same time and number; export each contrast as its own series"
+        )
+    why = "missing" if any(None in one for one in times) else "not distinct"
+    note = f"trigger times are {why}: frames stand in order of their instance numbers"
+    return [sorted(one, key=lambda p: p.order) for one in slices], [note]
+
+
+def _frame_times_ms(grid: Sequence[Sequence[_Plane]]) -> NDArray[np.float64] | None:
+    if len(grid[0]) == 1:
+        return None
+    times = [[np.nan if p.time_ms is None else p.time_ms for p in one] for one in grid]
+    mean = np.mean(np.asarray(times, np.float64), axis=0)
+    return mean if np.isfinite(mean).all() and (np.diff(mean) > 0).all() else None
+
+
+def _read_pixels(grid: Sequence[Sequence[_Plane]]) -> NDArray[np.float32]:
+    """(t, slice, row, column), rescaled."""
+    rows, columns = grid[0][0].size
+    out = np.empty((len(grid[0]), len(grid), rows, columns), np.float32)
+    opened: dict[Path, NDArray[Any]] = {}
+    for z, one in enumerate(grid):
+        for t, plane in enumerate(one):
+            pixels = _pixels(plane, opened)
+            out[t, z] = pixels * np.float32(plane.slope) + np.float32(plane.intercept)
+    return out
+
+
+def _pixels(plane: _Plane, opened: dict[Path, NDArray[Any]]) -> NDArray[np.float32]:
+    try:
+        if plane.index is None:
+            return np.asarray(pydicom.dcmread(plane.path).pixel_array, np.float32)
+        if plane.path not in opened:
+            opened[plane.path] = pydicom.dcmread(plane.path).pixel_array
+        return np.asarray(opened[plane.path].reshape(-1, *plane.size)[plane.index], np.float32)
+    except (AttributeError, ValueError, RuntimeError, OSError, NotImplementedError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise _CannotStackError(
+            f"pixels of {plane.path.name} cannot be decoded ({reason}); export it uncompressed"
+        ) from None
+
+
+def _affine(first: _Plane, step: NDArray[np.float64]) -> geometry.Affine:
+    """RAS+ affine of (column, row, slice) indices: DICOM PS3.3 C.7.6.2.1.1, with x and y negated."""
+    lps = np.eye(4)
+    lps[:3, 0] = first.row * first.spacing[1]
+    lps[:3, 1] = first.column * first.spacing[0]
+    lps[:3, 2] = step
+    lps[:3, 3] = first.corner
+    return np.asarray(_LPS_TO_RAS @ lps, np.float64)
+
+
+def frame_interval_ms(stack: Stack) -> float | None:
+    """Usual time between frames; None for a still or where the times are not known."""
+    if stack.frame_times_ms is None or len(stack.frame_times_ms) < 2:
+        return None
+    return float(np.median(np.diff(stack.frame_times_ms)))
+
+
+def guess_sequence(stack: Stack) -> str:
+    """bssfp, lge, t2 or tagged, from the header's words; 'unknown' where they say nothing."""
+    return sequence_of(stack.header, frames=len(stack.array))
