@@ -210,16 +210,15 @@ def test_elastic_displacement_has_the_asked_size_and_never_folds() -> None:
 
 
 def test_labels_move_with_the_image() -> None:
-    image, labels = smooth_batch(12, 160)
+    image, labels = smooth_batch(12, 256)  # so large that nothing comes from beyond it
     geometry_only = EVERYTHING.model_copy(
         update={
             f"{name}_probability": 0.0
             for name in ("random_contrast", "gamma", "bias", "contrast", "brightness", "blur", "noise")
         }
     )
-    after, labels_after = apply(draw(geometry_only, 12, generator(6)), image, labels, size=(96, 96))
-    inside = after[:, 0] > image.amin() + 1e-3
-    clear = inside & (after[:, 0].abs() > 0.5)  # away from the contour, where half a pixel decides
+    after, labels_after = apply(draw(geometry_only, 12, generator(6)), image, labels, size=(64, 64))
+    clear = after[:, 0].abs() > 0.5  # away from the contour, where half a pixel decides
     assert clear.float().mean() > 0.4
     assert torch.equal(labels_after[clear] == 1, after[:, 0][clear] > 0)
 
