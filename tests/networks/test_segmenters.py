@@ -153,15 +153,23 @@ def test_unused_parameters_and_batch_normalisation_are_declared(name: str) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_learns_one_batch_by_heart(name: str) -> None:
+    """Within 150 steps every structure is found again, by the network in evaluation."""
     image, labels = hearts(smallest(name))
     network = small(name)
-    train(network, image, labels, steps=150)
+    assert min(dice_by_structure(network, image, labels)) < 0.5
+    for _ in range(6):
+        train(network, image, labels, steps=25)
+        reached = dice_by_structure(network, image, labels)
+        if min(reached) > 0.95:
+            return
+    pytest.fail(f"Dice of LV, MYO, RV after 150 steps: {reached}")
+
+
+def dice_by_structure(network: nn.Module, image: Tensor, labels: Tensor) -> list[float]:
     with torch.no_grad():
         found = network.eval()(image).argmax(dim=1)
-    for structure in (1, 2, 3):
-        predicted, reference = found == structure, labels == structure
-        dice = 2 * (predicted & reference).sum() / (predicted.sum() + reference.sum())
-        assert dice > 0.95, f"{name}: structure {structure}"
+    masks = [(found == structure, labels == structure) for structure in (1, 2, 3)]
+    return [float(2 * (p & r).sum() / (p.sum() + r.sum())) for p, r in masks]
 
 
 @pytest.mark.parametrize("name", NAMES)
