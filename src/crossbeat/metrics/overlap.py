@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 Status = Literal["ok", "undefined", "missed"]
-
-STATUSES: Final[tuple[Status, ...]] = ("ok", "undefined", "missed")
 
 
 def status(predicted: Mask, reference: Mask) -> Status:

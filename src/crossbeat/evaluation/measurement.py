@@ -1,0 +1,150 @@
+"""Label maps in, clinical indices and volume curves out, and those of the references laid beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbeat.case import Case
+from crossbeat.cohort import Cohort, Row
+from crossbeat.errors import CaseError, CohortError
+from crossbeat.evaluation.predictions import Progress, ReadPrediction, for_each_prediction
+from crossbeat.labels import CONVENTIONS, UNKNOWN, Structure
+from crossbeat.metrics.clinical import Indices, find_ed_es, indices, volume_curve_ml
+
+FrameSource = Literal["given", "found", ""]
+"""Whether the cohort.csv names a frame, the volume curve gave it, or there is none."""
+
+FRAMES: Final = ("ed_frame", "es_frame")
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """The clinical indices and volume curves of one scan."""
+
+    scan: str
+    subject: str
+    indices: Indices
+    ed_frame_from: FrameSource
+    es_frame_from: FrameSource
+    papillary: str
+    """Where the scan's convention puts the papillary muscles; the model's own follows its training data."""
+    time_ms: NDArray[np.float64]
+    """(t,) since the R wave; nan where unknown."""
+    lv_ml: NDArray[np.float64]
+    """(t,), 0 in a frame without it; so are the others."""
+    myo_ml: NDArray[np.float64]
+    rv_ml: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One index of one scan, from the predicted and from the reference masks; nan where it has none."""
+
+    scan: str
+    subject: str
+    index: str
+    predicted: float
+    reference: float
+
+
+def measure_cohort(
+    cohort: Cohort,
+    read_prediction: ReadPrediction,
+    *,
+    jobs: int = 1,
+    progress: Progress = lambda row: None,
+) -> list[Measurement]:
+    """Measure the prediction of every scan, labelled or not, in the cohort's order.
+
+    ED and ES are the row's, else found in the predicted volume curve. A scan without prediction raises
+    `CaseError`.
+    """
+    return for_each_prediction(cohort, read_prediction, measure_case, jobs=jobs, progress=progress)
+
+
+def measure_case(row: Row, case: Case, labels: NDArray[np.uint8]) -> Measurement:
+    """Measure one scan's (t, z, y, x) label map, predicted or reference."""
+    found = _indices(row, case, labels, row.ed_frame, row.es_frame)
+    curves = [
+        volume_curve_ml(labels, case.spacing_mm, s) for s in (Structure.LV, Structure.MYO, Structure.RV)
+    ]
+    return Measurement(
+        row.scan,
+        row.subject,
+        found,
+        _source(row.ed_frame, found.ed_frame),
+        _source(row.es_frame, found.es_frame),
+        CONVENTIONS[row.convention].papillary if row.convention in CONVENTIONS else "not stated",
+        _times_ms(row, case),
+        *curves,
+    )
+
+
+def compare_indices(
+    cohort: Cohort,
+    read_prediction: ReadPrediction,
+    *,
+    jobs: int = 1,
+    progress: Progress = lambda row: None,
+) -> list[Comparison]:
+    """Indices from predicted and from reference masks of every labelled scan, index by index.
+
+    Both are measured in the same frames (the row's, else those of the reference's volume curve) and on the
+    voxels that the annotators looked at, so that only the drawing differs. What neither mask has is left
+    out; what one of them lacks is nan there, and to be counted.
+    """
+    labelled = cohort.labelled()
+    if not len(labelled):
+        raise CohortError(
+            f"{cohort.name}: none of its {len(cohort)} scans has labels, nothing to compare with"
+        )
+    found = for_each_prediction(labelled, read_prediction, compare_case, jobs=jobs, progress=progress)
+    return [comparison for of_scan in found for comparison in of_scan]
+
+
+def compare_case(row: Row, case: Case, predicted: NDArray[np.uint8]) -> list[Comparison]:
+    """Indices of one scan from its (t, z, y, x) prediction and its own labels."""
+    if case.labels is None:
+        raise CaseError(row.scan, "has no labels to compare the prediction with")
+    curve = find_ed_es(volume_curve_ml(case.labels, case.spacing_mm, Structure.LV)) or (None, None)
+    ed, es = (f if g is None else g for f, g in zip(curve, (row.ed_frame, row.es_frame), strict=True))
+    looked_at = np.where(case.labels == UNKNOWN, UNKNOWN, predicted)
+    ours, theirs = (_numbers(_indices(row, case, labels, ed, es)) for labels in (looked_at, case.labels))
+    return [
+        Comparison(row.scan, row.subject, index, ours[index], theirs[index])
+        for index in ours
+        if not (math.isnan(ours[index]) and math.isnan(theirs[index]))
+    ]
+
+
+def _indices(
+    row: Row, case: Case, labels: NDArray[np.uint8], ed_frame: int | None, es_frame: int | None
+) -> Indices:
+    for column, frame in zip(FRAMES, (ed_frame, es_frame), strict=True):
+        if frame is not None and frame >= case.frames:
+            raise CaseError(
+                row.scan,
+                f"{column} is {frame}, but the scan has {case.frames} frames; frames count from 0 in the cohort.csv",
+            )
+    return indices(labels, case.spacing_mm, ed_frame, es_frame)
+
+
+def _numbers(found: Indices) -> Mapping[str, float]:
+    return {name: value for name, value in asdict(found).items() if name not in FRAMES}
+
+
+def _source(given: int | None, used: int | None) -> FrameSource:
+    return "given" if given is not None else "found" if used is not None else ""
+
+
+def _times_ms(row: Row, case: Case) -> NDArray[np.float64]:
+    if case.frame_times_ms is not None:
+        return np.asarray(case.frame_times_ms, np.float64)
+    step = float("nan") if row.frame_interval_ms is None else row.frame_interval_ms
+    return np.asarray(np.arange(case.frames) * step, np.float64)

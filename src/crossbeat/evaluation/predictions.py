@@ -1,0 +1,93 @@
+"""A cohort and its label maps on disk → one piece of work for each scan; none may lack its prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbeat.case import Case
+from crossbeat.cohort import Cohort, Row
+from crossbeat.errors import CaseError
+from crossbeat.labels import Structure
+
+ReadPrediction = Callable[[Row], NDArray[np.uint8] | None]
+"""The (t, z, y, x) label map predicted for a scan; None or `FileNotFoundError` where there is none."""
+
+Progress = Callable[[Row], None]
+
+Result = TypeVar("Result")
+
+
+def for_each_prediction(
+    cohort: Cohort,
+    read_prediction: ReadPrediction,
+    work: Callable[[Row, Case, NDArray[np.uint8]], Result],
+    *,
+    jobs: int = 1,
+    progress: Progress = lambda row: None,
+) -> list[Result]:
+    """What `work` makes of every scan and its prediction, in the cohort's order, in so many threads.
+
+    Scans without a prediction stop it with one `CaseError` that names them all; so does a prediction of
+    another shape than its scan, or with values that are no structure.
+    """
+
+    def of_one(row: Row) -> Result | None:
+        predicted = _read(read_prediction, row)
+        if predicted is None:
+            return None
+        case = cohort.read(row)
+        _check(case, predicted)
+        return work(row, case, predicted)
+
+    found: list[Result] = []
+    missing: list[str] = []
+    for row, result in zip(cohort, _run(of_one, cohort, jobs), strict=True):
+        progress(row)
+        if result is None:
+            missing.append(row.scan)
+        else:
+            found.append(result)
+    if missing:
+        others = f" (nor have {', '.join(missing[1:])})" if missing[1:] else ""
+        raise CaseError(
+            missing[0],
+            f"has no prediction{others}: {len(missing)} of {len(cohort)} are missing; "
+            "run `crossbeat predict` on these scans first, or leave them out of the cohort.csv",
+        )
+    return found
+
+
+def _run(of_one: Callable[[Row], Result | None], rows: Iterable[Row], jobs: int) -> Iterator[Result | None]:
+    if jobs <= 1:
+        yield from map(of_one, rows)
+        return
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(of_one, rows)
+
+
+def _read(read_prediction: ReadPrediction, row: Row) -> NDArray[np.uint8] | None:
+    try:
+        return read_prediction(row)
+    except FileNotFoundError:
+        return None
+
+
+def _check(case: Case, predicted: NDArray[np.uint8]) -> None:
+    if predicted.shape != case.image.shape:
+        raise CaseError(
+            case.id,
+            f"the prediction has shape {predicted.shape}, the scan {case.image.shape} (t, z, y, x); "
+            "predict this very scan again",
+        )
+    strange = sorted(set(np.unique(predicted).tolist()) - {int(s) for s in Structure})
+    if strange:
+        raise CaseError(
+            case.id,
+            f"the prediction holds values {strange} that are no structure; "
+            f"ours are {', '.join(f'{int(s)} {s.name}' for s in Structure)}",
+        )

@@ -1,0 +1,108 @@
+"""Clinical indices of a cohort, and predicted beside reference, by arithmetic."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from crossbeat.case import Case
+from crossbeat.cohort import Cohort
+from crossbeat.errors import CaseError, CohortError
+from crossbeat.evaluation import compare_indices, measure_case, measure_cohort
+from crossbeat.labels import TRAINED, UNKNOWN
+from evaluation.conftest import LV, MYO, RV, ReadPrediction, with_labels
+
+VOXEL_ML = 10.0 * 1.5 * 2.0 / 1000
+ED_ML, ES_ML = 4 * 8 * 4 * VOXEL_ML, 4 * 4 * 4 * VOXEL_ML  # slices, rows, columns
+
+
+def test_a_cohort_is_measured_scan_by_scan(cohort: Cohort, perfect: ReadPrediction) -> None:
+    first, second = measure_cohort(cohort, perfect)
+    assert (first.scan, second.scan) == ("p1-cine", "p2-cine")
+    assert first.indices.lv_edv_ml == pytest.approx(ED_ML)
+    assert first.indices.lv_ef_percent == pytest.approx(50.0)
+    assert first.indices.lv_mass_g == pytest.approx(4 * (12 * 8 - 32) * VOXEL_ML * 1.05)
+    assert (first.ed_frame_from, first.es_frame_from) == ("given", "given")
+    assert first.papillary == "in the LV cavity"
+    np.testing.assert_allclose(first.lv_ml, [ED_ML, ES_ML])
+    np.testing.assert_allclose(first.rv_ml, [(3 * 4 * 2 + 6 * 3) * VOXEL_ML] * 2)
+    np.testing.assert_allclose(first.time_ms, [0.0, 40.0])
+
+
+def test_scans_without_labels_are_measured_too(cohort: Cohort, perfect: ReadPrediction) -> None:
+    assert len(measure_cohort(cohort.without_labels(), perfect)) == 2
+
+
+def test_frames_that_nobody_gave_are_found_and_said_so(cases: dict[str, Case], cohort: Cohort) -> None:
+    case = cases["p1-cine"]
+    row = replace(cohort.rows[0], ed_frame=None, es_frame=None, frame_interval_ms=None)
+    found = measure_case(row, case, case.labels[::-1])
+    assert (found.indices.ed_frame, found.indices.es_frame) == (1, 0)
+    assert (found.ed_frame_from, found.es_frame_from) == ("found", "found")
+    assert np.isnan(found.time_ms).all()
+    nothing = measure_case(row, case, case.labels * 0)
+    assert (nothing.ed_frame_from, nothing.es_frame_from) == ("", "")
+    assert np.isnan(nothing.indices.lv_ef_percent)
+
+
+def test_trigger_times_go_before_the_frame_interval(cases: dict[str, Case], cohort: Cohort) -> None:
+    case = replace(cases["p1-cine"], frame_times_ms=np.array([12.0, 49.0]))
+    np.testing.assert_allclose(measure_case(cohort.rows[0], case, case.labels).time_ms, [12.0, 49.0])
+
+
+def test_a_frame_beyond_the_scan_is_refused(cases: dict[str, Case], cohort: Cohort) -> None:
+    row = replace(cohort.rows[0], es_frame=2)
+    with pytest.raises(CaseError, match="es_frame is 2, but the scan has 2 frames; frames count from 0"):
+        measure_case(row, cases["p1-cine"], cases["p1-cine"].labels)
+
+
+def test_predicted_indices_stand_beside_the_reference(cohort: Cohort, perfect: ReadPrediction) -> None:
+    def smaller(row: object) -> np.ndarray:
+        labels = perfect(row)
+        labels[0, :, 12:14][labels[0, :, 12:14] == LV] = MYO  # two rows of four columns in four slices
+        return labels
+
+    found = {(c.scan, c.index): c for c in compare_indices(cohort, smaller)}
+    edv = found["p2-cine", "lv_edv_ml"]
+    assert (edv.predicted, edv.reference) == (pytest.approx(ED_ML * 6 / 8), pytest.approx(ED_ML))
+    assert found["p2-cine", "lv_ef_percent"].predicted == pytest.approx(100 * (1 - 4 / 6))
+    assert "ed_frame" not in {index for _, index in found}
+    assert "scar_mass_g" not in {index for _, index in found}  # in neither
+
+
+def test_indices_are_compared_only_where_annotators_looked(cases: dict[str, Case], cohort: Cohort) -> None:
+    """As in SCD: some slices unknown, and at ES only the cavity drawn."""
+    whole = cases["p1-cine"].labels
+    labels = whole.copy()
+    labels[:, 4:] = UNKNOWN
+    labels[1][labels[1] != UNKNOWN] = np.where(whole[1][labels[1] != UNKNOWN] == LV, LV, 0)
+    cases["p1-cine"] = with_labels(cases["p1-cine"], labels, set(TRAINED), {LV})
+    found = {c.index: c for c in compare_indices(cohort, lambda row: whole) if c.scan == "p1-cine"}
+    assert found["lv_edv_ml"].predicted == found["lv_edv_ml"].reference == pytest.approx(ED_ML * 3 / 4)
+    assert found["lv_esv_ml"].predicted == found["lv_esv_ml"].reference == pytest.approx(ES_ML * 3 / 4)
+    assert np.isnan(found["rv_esv_ml"].reference)
+    assert found["rv_esv_ml"].predicted == pytest.approx(3 * 4 * 2 * VOXEL_ML)
+
+
+def test_a_missed_ventricle_stays_in_the_comparison_as_nan(cohort: Cohort, perfect: ReadPrediction) -> None:
+    found = compare_indices(cohort, lambda row: np.where(perfect(row) == RV, 0, perfect(row)))
+    pairs = [(c.predicted, c.reference) for c in found if c.index == "rv_edv_ml"]
+    assert len(pairs) == 2
+    assert all(np.isnan(predicted) and reference > 0 for predicted, reference in pairs)
+
+
+def test_phases_are_the_references_where_the_row_has_none(cases: dict[str, Case], cohort: Cohort) -> None:
+    rows = tuple(replace(row, ed_frame=None, es_frame=None) for row in cohort)
+    found = compare_indices(Cohort(rows, cohort.read), lambda row: cases[row.scan].labels[::-1])
+    ef = next(c for c in found if c.index == "lv_ef_percent")
+    assert (ef.predicted, ef.reference) == (pytest.approx(-100.0), pytest.approx(50.0))
+
+
+def test_a_cohort_without_labels_has_nothing_to_compare_with(cohort: Cohort, perfect: ReadPrediction) -> None:
+    with pytest.raises(CohortError, match="nothing to compare with"):
+        compare_indices(cohort.without_labels(), perfect)
+
+
+def test_a_scan_without_prediction_stops_the_measurement(cohort: Cohort) -> None:
+    with pytest.raises(CaseError, match="'p1-cine': has no prediction"):
+        measure_cohort(cohort, lambda row: None)

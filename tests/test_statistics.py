@@ -1,0 +1,264 @@
+"""Statistics against arithmetic, scipy and enumeration; nan and lonely patients included."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from crossbeat.errors import SettingsError
+from crossbeat.statistics import (
+    agreement_table,
+    bland_altman,
+    bootstrap_interval,
+    holm,
+    mean_sd,
+    median,
+    patient_means,
+    summarise,
+    summary_table,
+    wilcoxon,
+)
+
+NAN = float("nan")
+
+
+def table() -> pd.DataFrame:
+    """Two vendors, three patients; patient c has two scans; one undefined, one missed; slices besides."""
+    lines = [
+        ("a", "A", "LV", "", 0.9, "ok"),
+        ("b", "A", "LV", "", 0.7, "ok"),
+        ("c", "B", "LV", "", 0.5, "ok"),
+        ("c", "B", "LV", "", 0.7, "ok"),
+        ("a", "A", "RV", "", 0.0, "missed"),
+        ("b", "A", "RV", "", NAN, "undefined"),
+        ("a", "A", "LV", "base", 0.4, "ok"),
+        ("b", "A", "LV", "base", 0.6, "ok"),
+    ]
+    frame = pd.DataFrame(lines, columns=["subject", "vendor", "structure", "level", "value", "status"])
+    frame["slice"] = pd.array([None if not level else 3 for level in frame["level"]], dtype="Int64")
+    return frame.assign(metric="dice", unit="", phase="ED")
+
+
+def test_a_patient_counts_once_however_many_frames_he_has() -> None:
+    values, patients = [0.9, 0.5, 0.6, 0.7], ["a", "b", "b", "b"]
+    np.testing.assert_allclose(patient_means(values, patients), [0.9, 0.6])
+    mean, sd = mean_sd(values, patients)
+    assert mean == pytest.approx(0.75)
+    assert sd == pytest.approx(0.3 / np.sqrt(2))
+    assert median([*values, 0.1], [*patients, "c"]) == pytest.approx(0.6)
+
+
+def test_nan_is_left_out_of_a_patient_and_a_patient_of_nan_altogether() -> None:
+    np.testing.assert_allclose(patient_means([NAN, 0.4, NAN], ["a", "a", "b"]), [0.4])
+
+
+def test_values_without_patients_are_refused() -> None:
+    with pytest.raises(ValueError, match="one patient a value"):
+        patient_means([1.0, 2.0], ["a"])
+
+
+def test_a_summary_counts_what_is_not_in_the_mean() -> None:
+    found = summarise([0.9, NAN, 0.0, 0.6], ["a", "a", "b", "c"], ["ok", "undefined", "missed", "ok"])
+    assert (found.n_patients, found.n, found.undefined, found.missed) == (3, 3, 1, 1)
+    assert found.mean == pytest.approx(0.5)
+    assert found.sd == pytest.approx(np.std([0.9, 0.0, 0.6], ddof=1))
+    assert found.median == 0.6
+    assert 0 <= found.low < found.mean < found.high <= 0.9
+
+
+def test_one_patient_has_a_mean_but_neither_spread_nor_interval() -> None:
+    found = summarise([0.8, 0.9], ["a", "a"])
+    assert found.mean == pytest.approx(0.85)
+    assert np.isnan([found.sd, found.low, found.high]).all()
+    assert found.n_patients == 1
+
+
+@pytest.mark.parametrize("values", [[], [NAN, NAN]])
+def test_nothing_gives_nan_and_no_count(values: list[float]) -> None:
+    found = summarise(values, ["a", "b"][: len(values)])
+    assert (found.n, found.n_patients, found.undefined) == (0, 0, len(values))
+    assert np.isnan([found.mean, found.sd, found.median, found.low, found.high]).all()
+
+
+def test_the_interval_agrees_with_scipy() -> None:
+    """BCa of 20 skewed values, with ten thousand draws each: only the draws differ."""
+    values = 1 - np.random.default_rng(3).gamma(1.0, 0.08, 20)
+    ours = bootstrap_interval(values, list(range(20)), draws=10000, seed=1)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=10000, method="BCa", rng=np.random.default_rng(2)
+    ).confidence_interval
+    np.testing.assert_allclose(ours, theirs, atol=0.003)
+    skew = values.mean() - (ours[0] + ours[1]) / 2
+    assert skew > 0.001  # a symmetric interval would not look down the long tail
+
+
+def test_the_interval_covers_the_mean_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for k in range(200):
+        low, high = bootstrap_interval(rng.normal(0.8, 0.1, 30), list(range(30)), draws=500, seed=k)
+        hits += low <= 0.8 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_the_interval_widens_when_values_come_from_fewer_patients() -> None:
+    values = np.random.default_rng(1).normal(0.8, 0.1, 12).repeat(10)
+    alone = bootstrap_interval(values, list(range(120)))
+    together = bootstrap_interval(values, np.arange(12).repeat(10).tolist())
+    assert together[1] - together[0] > 2 * (alone[1] - alone[0])
+
+
+def test_the_interval_is_the_same_for_the_same_seed_and_ignores_nan() -> None:
+    values, patients = [0.9, 0.8, 0.85, 0.4], list("abcd")
+    assert bootstrap_interval(values, patients, seed=4) == bootstrap_interval(values, patients, seed=4)
+    assert bootstrap_interval([*values, NAN], [*patients, "e"]) == bootstrap_interval(values, patients)
+
+
+def test_a_higher_level_gives_a_wider_interval_and_an_impossible_one_is_refused() -> None:
+    values, patients = np.linspace(0.5, 0.9, 10), list(range(10))
+    narrow, wide = (bootstrap_interval(values, patients, level=level) for level in (0.5, 0.99))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+    with pytest.raises(SettingsError, match="level 95: a confidence level lies between 0 and 1"):
+        bootstrap_interval(values, patients, level=95)
+
+
+def test_patients_who_agree_have_an_interval_of_no_width() -> None:
+    assert bootstrap_interval([0.5, 0.5, 0.5], ["a", "b", "c"]) == (0.5, 0.5)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.integers(0, 99))
+def test_the_interval_lies_among_the_values(values: list[float], seed: int) -> None:
+    low, high = bootstrap_interval(values, list(range(len(values))), draws=100, seed=seed)
+    assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12
+
+
+def test_a_large_cohort_is_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, patients = np.random.default_rng(0).random(40), list(range(40))
+    whole = bootstrap_interval(values, patients)
+    monkeypatch.setattr("crossbeat.statistics._CHUNK", 100)
+    assert bootstrap_interval(values, patients) == whole
+
+
+def test_the_table_parts_by_what_is_asked_and_counts_failures() -> None:
+    found = summary_table(table(), by=["structure", "vendor"]).set_index(["structure", "vendor"])
+    assert found.loc[("LV", "A"), "mean"] == pytest.approx(0.8)
+    assert found.loc[("LV", "B"), ["mean", "n", "n_patients"]].tolist() == [pytest.approx(0.6), 2, 1]
+    assert found.loc[("RV", "A"), ["mean", "n", "undefined", "missed"]].tolist() == [0.0, 1, 1, 1]
+    assert set(found["metric"]) == {"dice"}
+
+
+def test_volumes_and_slices_are_never_mixed() -> None:
+    whole = summary_table(table(), by=["structure"]).set_index("structure")
+    assert whole.loc["LV", "mean"] == pytest.approx((0.9 + 0.7 + 0.6) / 3)
+    slices = summary_table(table(), by=["structure", "level"])
+    assert slices[["structure", "level", "mean", "n"]].to_numpy().tolist() == [["LV", "base", 0.5, 2]]
+    as_text = table().assign(
+        slice=table()["slice"].astype(object).map(lambda z: "" if pd.isna(z) else str(z))
+    )
+    pd.testing.assert_frame_equal(summary_table(as_text), summary_table(table()))
+
+
+def test_no_scores_give_an_empty_table_with_its_columns() -> None:
+    found = summary_table(table().iloc[:0])
+    assert found.empty
+    assert {"structure", "phase", "metric", "unit", "mean", "missed"} <= set(found.columns)
+
+
+def test_an_unknown_column_is_refused() -> None:
+    with pytest.raises(SettingsError, match="no column 'vendors' to sum up by; did you mean 'vendor'"):
+        summary_table(table(), by=["vendors"])
+
+
+def signed_rank_p(differences: list[float]) -> float:
+    """Exact two-sided p of the signed-rank statistic by all signs, for distinct non-zero differences."""
+    ranks = stats.rankdata(np.abs(differences))
+    observed = sum(r for r, d in zip(ranks, differences, strict=True) if d > 0)
+    sums = [
+        sum(r for r, s in zip(ranks, signs, strict=True) if s)
+        for signs in itertools.product((0, 1), repeat=len(ranks))
+    ]
+    middle = sum(ranks) / 2
+    return float(np.mean([abs(s - middle) >= abs(observed - middle) for s in sums]))
+
+
+def test_wilcoxon_is_exact_by_enumeration() -> None:
+    differences = [0.05, -0.01, 0.08, 0.02, 0.11, 0.07, -0.03, 0.04]
+    found = wilcoxon(np.array(differences) + 0.8, [0.8] * 8, list("abcdefgh"))
+    assert found.p == pytest.approx(signed_rank_p(differences))
+    assert found.median_difference == pytest.approx(0.045)
+    assert found.n_patients == 8
+
+
+def test_wilcoxon_runs_over_patients_and_counts_broken_pairs() -> None:
+    """Five patients of one sign: p = 2 / 2^5, were each of them there twice or not."""
+    a, patients = np.linspace(0.81, 0.89, 5).repeat(2), list("aabbccddee")
+    found = wilcoxon([*a, NAN], [*(a - a**2 / 10), 0.5], [*patients, "f"])
+    assert found.p == pytest.approx(2 / 2**5)
+    assert (found.n_patients, found.undefined) == (5, 1)
+
+
+def test_wilcoxon_of_nothing_is_nan_and_of_no_difference_one() -> None:
+    assert np.isnan(wilcoxon([NAN], [1.0], ["a"]).p)
+    assert wilcoxon([0.5, 0.6], [0.5, 0.6], ["a", "b"]).p == 1.0
+    assert wilcoxon([0.5], [0.6], ["a"]).p == 1.0
+
+
+def test_pairs_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="must come in pairs"):
+        wilcoxon([1.0, 2.0], [1.0], ["a", "b"])
+
+
+def test_holm_on_paper() -> None:
+    """0.01 x 4, 0.02 x 3, 0.03 x 2 raised to the one before, 0.6; nan is no test."""
+    np.testing.assert_allclose(holm([0.03, 0.01, NAN, 0.6, 0.02]), [0.06, 0.04, NAN, 0.6, 0.06])
+    np.testing.assert_allclose(holm([0.4, 0.9]), [0.8, 0.9])
+    assert holm([]).size == 0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
+def test_holm_never_lowers_a_p_value_nor_exceeds_bonferroni(p: list[float]) -> None:
+    found = holm(p)
+    assert (found >= np.array(p)).all()
+    assert (found <= np.minimum(np.array(p) * len(p), 1)).all()
+    order = np.argsort(p, kind="stable")
+    assert (np.diff(found[order]) >= 0).all()
+
+
+def test_bland_altman_on_paper() -> None:
+    """Differences 1, 2, 3, 6: mean 3, SD sqrt(14 / 3); t(3) = 3.1824."""
+    found = bland_altman([11, 22, 33, 46], [10, 20, 30, 40])
+    sd = np.sqrt(14 / 3)
+    assert (found.n, found.bias) == (4, 3.0)
+    assert found.low == pytest.approx(3 - 1.95996 * sd, abs=1e-4)
+    assert found.high == pytest.approx(3 + 1.95996 * sd, abs=1e-4)
+    np.testing.assert_allclose(found.bias_interval, 3 + np.array([-1, 1]) * 3.18245 * sd / 2, atol=1e-4)
+    width = 3.18245 * sd * np.sqrt(1 / 4 + 1.95996**2 / 6)
+    np.testing.assert_allclose(found.high_interval, found.high + np.array([-1, 1]) * width, atol=1e-4)
+    np.testing.assert_allclose(found.low_interval, found.low + np.array([-1, 1]) * width, atol=1e-4)
+
+
+def test_bland_altman_leaves_nan_out_and_says_so() -> None:
+    assert bland_altman([1, NAN, 3], [0, 5, NAN]).undefined == 2
+    lonely = bland_altman([1, NAN], [0, 5])
+    assert (lonely.n, lonely.bias) == (1, 1.0)
+    assert np.isnan([lonely.low, lonely.high, *lonely.bias_interval]).all()
+    assert np.isnan(bland_altman([], []).bias)
+
+
+def test_the_agreement_table_has_a_row_an_index() -> None:
+    pairs = pd.DataFrame(
+        {
+            "index": ["lv_edv_ml"] * 3 + ["rv_edv_ml"],
+            "predicted": [100.0, 120.0, NAN, NAN],
+            "reference": [90.0, 130.0, 80.0, 70.0],
+        }
+    )
+    found = agreement_table(pairs).set_index("index")
+    assert found.loc["lv_edv_ml", ["n", "bias", "mae", "undefined"]].tolist() == [2, 0.0, 10.0, 1]
+    assert found.loc["lv_edv_ml", "high"] == pytest.approx(1.95996 * np.sqrt(200), abs=1e-3)
+    assert found.loc["rv_edv_ml", "n"] == 0
+    assert np.isnan(found.loc["rv_edv_ml", "mae"])
