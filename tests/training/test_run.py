@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from toy import COHORT
+
+from crossbeat.cohort import Cohort
+from crossbeat.errors import RunError, SettingsError
+from crossbeat.training import Run, seed_torch
+from crossbeat.training.run import peak_memory_mb
+
+SETTINGS = {"steps": 5, "optimizer": {"learning_rate": 1e-5, "betas": (0.9, 0.999)}, "folder": Path("a/b")}
+
+
+def facts(run: Run) -> dict[str, object]:
+    found: dict[str, object] = json.loads((run.folder / "run.json").read_text())
+    return found
+
+
+def test_a_run_writes_down_what_it_starts_with_and_what_became_of_it(tmp_path: Path) -> None:
+    run = Run(tmp_path / "new" / "run", seed=7, device="cpu", precision="32")
+    run.open(SETTINGS, COHORT, "crossbeat train supervised")
+    begun = facts(run)
+    assert begun["finished"] is None
+    assert begun["seed"] == 7
+    assert begun["cohort_hash"] == COHORT.hash()
+    assert begun["versions"]["torch"] == torch.__version__  # type: ignore[index]
+    assert (run.folder / "cohort.csv").read_text().splitlines()[1].startswith("p1,p1_bssfp,bssfp")
+    settings = yaml.safe_load((run.folder / "settings.yaml").read_text())
+    assert settings == {
+        "steps": 5,
+        "optimizer": {"learning_rate": 1e-5, "betas": [0.9, 0.999]},
+        "folder": "a/b",
+    }
+    run.close(select="last", subjects=2)
+    ended = facts(run)
+    assert ended["finished"] is not None
+    assert ended["select"] == "last"
+    assert ended["subjects"] == 2
+    assert ended["peak_memory_mb"] > 50  # type: ignore[operator]  # torch alone takes more
+    events = [json.loads(line)["event"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    assert events == ["started", "finished"]
+
+
+def test_wall_time_adds_up_over_resumes(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", device="cpu")
+    run.open({}, COHORT, "c")
+    run._clock.began -= 100  # as if it had begun 100 s ago
+    run.note_progress()  # and was killed here
+    again = replace(run, resume=True)
+    again.open({}, COHORT, "c")
+    again._clock.began -= 50
+    again.close()
+    assert 150 <= facts(run)["wall_seconds"] < 160  # type: ignore[operator]
+    assert len(facts(run)["resumed"]) == 1  # type: ignore[arg-type]
+
+
+def test_a_folder_in_use_is_refused_unless_resumed(tmp_path: Path) -> None:
+    Run(tmp_path / "run", device="cpu").open({}, COHORT, "c")
+    with pytest.raises(RunError, match="already holds files; add --resume"):
+        Run(tmp_path / "run", device="cpu").open({}, COHORT, "c")
+    Run(tmp_path / "run", device="cpu", resume=True).open({}, COHORT, "c")
+
+
+def test_a_folder_that_is_no_run_is_never_resumed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").write_text("do not touch")
+    with pytest.raises(RunError, match=r"no run\.json"):
+        Run(tmp_path, device="cpu", resume=True).open({}, COHORT, "c")
+
+
+def test_resuming_what_was_never_started_starts_it(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", device="cpu", resume=True)
+    run.open({}, COHORT, "c")
+    assert facts(run)["resumed"] == []
+
+
+def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
+    Run(tmp_path, device="cpu").open(SETTINGS, COHORT, "c")
+    other = SETTINGS | {
+        "steps": 6,
+        "optimizer": {"learning_rate": 0.1, "betas": (0.9, 0.999)},
+        "size": "demo",
+    }
+    with pytest.raises(RunError) as refusal:
+        Run(tmp_path, device="cpu", resume=True).open(other, COHORT, "c")
+    for words in ("steps (5, now 6)", "optimizer.learning_rate (1e-05, now 0.1)", "size (None, now demo)"):
+        assert words in str(refusal.value)
+    assert "betas" not in str(refusal.value)
+
+
+def test_resuming_with_another_seed_is_refused(tmp_path: Path) -> None:
+    Run(tmp_path, device="cpu").open({}, COHORT, "c")
+    with pytest.raises(RunError, match=r"seed \(0, now 1\)"):
+        Run(tmp_path, device="cpu", resume=True, seed=1).open({}, COHORT, "c")
+
+
+def test_resuming_with_another_cohort_names_the_scans(tmp_path: Path) -> None:
+    Run(tmp_path, device="cpu").open({}, COHORT, "c")
+    changed = Cohort((COHORT.rows[0], replace(COHORT.rows[1], split="test")))
+    with pytest.raises(RunError, match="p2,p2_lge") as refusal:
+        Run(tmp_path, device="cpu", resume=True).open({}, changed, "c")
+    assert "p1_bssfp" not in str(refusal.value)
+    with pytest.raises(RunError, match="another order"):
+        Run(tmp_path, device="cpu", resume=True).open({}, Cohort(COHORT.rows[::-1]), "c")
+
+
+def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    second = Run(tmp_path / "run", device="cpu", devices=2)
+    second.open({}, COHORT, "c")
+    second.record("event")
+    second.close()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "rank"),
+    [
+        ({}, 0),
+        ({"LOCAL_RANK": "1"}, 1),
+        ({"LOCAL_RANK": "1", "NODE_RANK": "2"}, 5),  # two devices on each of nodes 0 and 1 come before
+        ({"LOCAL_RANK": "0", "RANK": "4"}, 4),
+        ({"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, 3),
+    ],
+)
+def test_a_process_knows_its_rank_from_its_launcher(
+    variables: dict[str, str], rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Run(Path("run"), device="cpu", devices=2, nodes=3).rank == rank
+    assert Run(Path("run"), device="cpu").rank == 0  # one process is the first, whoever launched it
+
+
+def test_wishes_that_this_machine_cannot_honour_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match="no CUDA device here; use --device cpu"):
+        Run(Path("run"), device="cuda")
+    with pytest.raises(SettingsError, match="precision 16 needs a CUDA device"):
+        Run(Path("run"), precision="16")
+    with pytest.raises(SettingsError, match="devices must be 1 or more, got 0"):
+        Run(Path("run"), devices=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SettingsError, match="2 devices asked for, this machine has 1"):
+        Run(Path("run"), devices=2)
+
+
+def test_auto_precision_is_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert Run(Path("run"), device="cpu").lightning_precision == "32-true"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert Run(Path("run"), device="cpu").lightning_precision == "bf16-mixed"
+    assert Run(Path("run"), device="cpu", precision="32").lightning_precision == "32-true"
+
+
+def test_the_same_words_seed_alike_and_others_do_not() -> None:
+    def draw(*of: int | str) -> float:
+        seed_torch(*of)
+        return float(torch.rand(()))
+
+    assert draw(0, "stage", 3) == draw(0, "stage", 3)
+    assert len({draw(0, "stage", 3), draw(1, "stage", 3), draw(0, "other", 3), draw(0, "stage", 4)}) == 4
+    # SHA-256 of "0/stage/3" (sha256sum) begins so; Python's own hash would differ in every process.
+    digest = subprocess.run(["sha256sum"], input=b"0/stage/3", capture_output=True, check=True).stdout
+    seed_torch(0, "stage", 3)
+    assert torch.initial_seed() == int(digest[:16], 16) // 2
+
+
+def test_peak_memory_grows_with_what_is_held() -> None:
+    before = peak_memory_mb("cpu")["peak_memory_mb"]
+    held = torch.ones(int(before) * 2**18 + 2**24)  # float32: at least 64 MiB beyond the peak so far
+    assert peak_memory_mb("cpu")["peak_memory_mb"] > before + 50
+    del held
+
+
+def test_a_bar_counts_pieces_and_stays_silent_without_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Run(tmp_path, device="cpu").bar("reading scans", 2) as step:
+        step("one")
+        step()
+    assert capsys.readouterr() == ("", "")
