@@ -1,0 +1,206 @@
+"""The chest around the heart: lungs, diaphragm, liver, spleen, stomach, kidneys, spine, aorta, ribs and fat.
+
+It stands still while the heart beats. It is built around the heart that lies in it: the chest is as deep as
+the heart needs, and the diaphragm lies where the heart rests on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbeat.synthetic.shape import Floats
+from crossbeat.synthetic.tissue import Tissue
+
+
+@dataclass(frozen=True)
+class Chest:
+    """Sizes of one torso in mm; its frame is RAS+ with the origin in the middle at the heart's height."""
+
+    centre_mm: tuple[float, float, float]
+    half_width_mm: float
+    half_depth_mm: float
+    wall_mm: float
+    fat_mm: float
+    breast_mm: float
+    diaphragm_mm: float
+    """Height of the diaphragm under the heart."""
+    dome_mm: float
+    stomach_air: float
+    """Share of the stomach's height that is gas."""
+    turn: float
+    """A random angle for what repeats: ribs, bowel."""
+
+
+def draw_chest(rng: np.random.Generator, heart_points_mm: NDArray[np.float64], sex: str) -> Chest:
+    """A torso that holds the heart, whose outer points (n, 3) in RAS+ are given."""
+    middle = heart_points_mm.mean(axis=0)
+    centre = middle + np.array([32.0, -22.0, 0.0]) + rng.normal(0, 3, 3)
+    local = heart_points_mm - centre
+    width, depth = rng.normal(128 if sex == "male" else 116, 6), rng.normal(88 if sex == "male" else 80, 4)
+    fill = float(np.sqrt((local[:, 0] / width) ** 2 + (local[:, 1] / depth) ** 2).max())
+    room = max(1.0, fill / rng.uniform(0.93, 0.99))
+    return Chest(
+        (float(centre[0]), float(centre[1]), float(centre[2])),
+        float(width * room),
+        float(depth * room),
+        float(rng.uniform(17, 24)),
+        float(np.clip(rng.gamma(4, 4.0), 5, 32)),
+        float(rng.uniform(10, 45) if sex == "female" else rng.uniform(0, 6)),
+        float(local[:, 2].min() + rng.uniform(12, 20)),
+        float(rng.uniform(20, 34)),
+        float(rng.uniform(0.0, 0.5)),
+        float(rng.uniform(0, 6.28)),
+    )
+
+
+def chest_tissue(chest: Chest, points_mm: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """`Tissue` at points (…, 3), RAS+ mm."""
+    shifted = points_mm - np.asarray(chest.centre_mm, points_mm.dtype)
+    x, y, z = shifted[..., 0].ravel(), shifted[..., 1].ravel(), shifted[..., 2].ravel()
+    tissue = np.zeros(x.shape, np.uint8)
+    outside = _distance_outside(chest, x, y, z)
+    thick = _wall_thickness(chest, x, y, z)
+    fat = thick + _fat_thickness(chest, x, y, z)
+    body = outside < fat + 2.0
+    inner = outside < 0
+    wall = body & ~inner
+    tissue[wall] = _wall(chest, *(v[wall] for v in (x, y, z, outside, thick, fat)))
+    tissue[inner] = _inside(chest, x[inner], y[inner], z[inner], outside[inner])
+    spine = body & (y < -0.55 * chest.half_depth_mm) & (np.abs(x) < 62)
+    tissue[spine] = _spine(chest, x[spine], y[spine], z[spine], tissue[spine])
+    return tissue.reshape(points_mm.shape[:-1])
+
+
+def _distance_outside(chest: Chest, x: Floats, y: Floats, z: Floats) -> Floats:
+    """How far a point lies outside the inner surface of the ribs, along the ray from the body's axis, mm."""
+    narrow = np.sqrt(np.maximum(1 - (np.maximum(z - 15, 0) * (1 / 190.0)) ** 2, 0.05))
+    u, v = x * (1 / chest.half_width_mm), y * (1 / chest.half_depth_mm)
+    metric = np.sqrt(u * u + v * v) / narrow
+    return np.sqrt(x * x + y * y) * (1 - 1 / np.maximum(metric, 1e-3))
+
+
+def _wall_thickness(chest: Chest, x: Floats, y: Floats, z: Floats) -> Floats:
+    """Ribs and muscles: thicker beside the spine and towards the shoulders, where the chest narrows."""
+    back = 16 * np.clip(-y * (1 / chest.half_depth_mm) - 0.5, 0, 1)
+    return chest.wall_mm + back + 0.40 * np.maximum(z - 25, 0)
+
+
+def _fat_thickness(chest: Chest, x: Floats, y: Floats, z: Floats) -> Floats:
+    wave = 1 + 0.2 * np.sin(0.021 * x + 0.034 * z + chest.turn)
+    side = (np.abs(x) - 75) * (1 / 42.0)
+    height = (z - 25) * (1 / 50.0)
+    breast = chest.breast_mm * np.exp(-(side * side) - height * height) * (y > 0)
+    return chest.fat_mm * wave + breast
+
+
+def _wall(
+    chest: Chest, x: Floats, y: Floats, z: Floats, outside: Floats, thick: Floats, fat: Floats
+) -> NDArray[np.uint8]:
+    tissue = np.full(x.shape, Tissue.MUSCLE, np.uint8)
+    # Ribs run forward and down; between their outer muscles and the intercostal ones lie sheets of fat.
+    course = z + 0.55 * y + 0.18 * np.abs(x)
+    rib = np.cos(course * (2 * np.pi / 31.0) + chest.turn)
+    band = (outside > 3) & (outside < 13)
+    tissue[(outside < 2.2) & (rib < 0.3)] = Tissue.FAT
+    tissue[band & (rib > 0.45)] = Tissue.BONE
+    tissue[(outside > 5) & (outside < 11) & (rib > 0.68)] = Tissue.MARROW
+    sternum = (y > 0) & (np.abs(x) < 17) & (outside > 3) & (outside < 15)
+    tissue[sternum] = Tissue.BONE
+    tissue[sternum & (outside > 4.5) & (outside < 13.5) & (np.abs(x) < 15)] = Tissue.MARROW
+    sheet = 15.5 + 2.5 * np.sin(0.05 * z + chest.turn) + 0.12 * np.maximum(z - 10, 0)
+    tissue[(np.abs(outside - sheet) < 1.4) & (outside < thick)] = Tissue.FAT
+    tissue[outside >= thick] = Tissue.FAT
+    tissue[outside >= fat] = Tissue.SKIN
+    return tissue
+
+
+def _inside(chest: Chest, x: Floats, y: Floats, z: Floats, outside: Floats) -> NDArray[np.uint8]:
+    tissue = np.full(x.shape, Tissue.LUNG, np.uint8)
+    diaphragm = _diaphragm(chest, x, y, outside)
+    middle = ((x + 4) * (1 / 30.0)) ** 2 + ((y + 0.42 * chest.half_depth_mm) * (1 / 44.0)) ** 2 < 1
+    tissue[middle] = Tissue.FAT
+    front = (y > 0.78 * chest.half_depth_mm) & (np.abs(x) < 26)
+    tissue[front] = Tissue.FAT
+    oesophagus = ((x + 8) ** 2 + (y + 0.40 * chest.half_depth_mm) ** 2) < 64
+    tissue[oesophagus] = Tissue.MUSCLE
+    under = z < diaphragm
+    tissue[under] = _abdomen(chest, x[under], y[under], z[under], (diaphragm - z)[under], outside[under])
+    aorta = (x + 24) ** 2 + (y + 0.50 * chest.half_depth_mm) ** 2
+    tissue[aorta < 13.5**2] = Tissue.RV_WALL
+    tissue[aorta < 12.0**2] = Tissue.ARTERY
+    return tissue
+
+
+def _diaphragm(chest: Chest, x: Floats, y: Floats, outside: Floats) -> Floats:
+    """Height of the diaphragm: two domes, the right one higher, falling off towards the ribs."""
+    right = np.exp(-(((x - 66) * (1 / 52.0)) ** 2) - ((y + 6) * (1 / 66.0)) ** 2)
+    left = np.exp(-(((x + 78) * (1 / 46.0)) ** 2) - ((y + 12) * (1 / 62.0)) ** 2)
+    fall = np.exp(np.minimum(outside, 0) * (1 / 14.0))
+    return chest.diaphragm_mm + chest.dome_mm * (right + 0.75 * left) - 42 * fall
+
+
+def _abdomen(
+    chest: Chest, x: Floats, y: Floats, z: Floats, depth: Floats, outside: Floats
+) -> NDArray[np.uint8]:
+    tissue = np.full(x.shape, Tissue.FAT, np.uint8)
+    level = z - chest.diaphragm_mm
+    loops = np.sin(0.105 * x + 0.05 * z + chest.turn) * np.sin(0.12 * y + 0.3) + np.sin(0.115 * z - 0.04 * x)
+    tissue[(loops > 0.15) & (depth > 30)] = Tissue.GUT
+    tissue[(loops > 1.25) & (depth > 30)] = Tissue.FLUID
+    _organ(tissue, x, y, level, (-64, 8, -36), (44, 44, 38), Tissue.GUT)
+    content = _ellipsoid(x, y, level, (-64, 8, -36), (39, 39, 33))
+    tissue[content] = Tissue.FLUID
+    tissue[content & (np.sin(0.19 * x + 1) * np.sin(0.16 * z) + np.sin(0.23 * y) > 0.2)] = Tissue.GUT
+    tissue[content & (y > 8 + 39 * (1 - 2 * chest.stomach_air))] = Tissue.AIR
+    for side in (-62, 62):
+        _organ(tissue, x, y, level, (side, -52, -82), (27, 24, 50), Tissue.KIDNEY)
+        _organ(tissue, x, y, level, (side * 0.82, -47, -82), (10, 9, 24), Tissue.FAT)
+    _organ(tissue, x, y, level, (-98, -38, -32), (27, 38, 44), Tissue.SPLEEN)
+    liver = (x > -38 + 0.35 * (y - 20) - 0.25 * level) & (level > -128 + 0.5 * (60 - np.minimum(x, 60)))
+    liver &= (y > -0.55 * chest.half_depth_mm) | (x > 45)
+    tissue[liver] = Tissue.LIVER
+    cava = (x - 22) ** 2 + (y + 14) ** 2 < 11.5**2
+    tissue[cava] = Tissue.ARTERY
+    tissue[depth < 3.0] = Tissue.MUSCLE
+    tissue[(outside > -3.5) & (depth < 45)] = Tissue.FAT
+    return tissue
+
+
+def _spine(chest: Chest, x: Floats, y: Floats, z: Floats, around: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Vertebrae with discs, the canal, and the muscles along them."""
+    tissue = around.copy()
+    back = -chest.half_depth_mm
+    muscle = (y < back + 10) & (np.abs(x) < 52) & (y > back - chest.wall_mm - 6) & (around != Tissue.FAT)
+    tissue[muscle] = Tissue.MUSCLE
+    body = (x * (1 / 19.0)) ** 2 + ((y - back - 10) * (1 / 16.0)) ** 2
+    disc = np.cos(z * (2 * np.pi / 27.0) + chest.turn) > 0.86
+    tissue[body < 1] = Tissue.BONE
+    tissue[body < 0.86] = np.where(disc[body < 0.86], Tissue.GUT, Tissue.MARROW)
+    arch = x * x + (y - back + 14) ** 2
+    tissue[arch < 13**2] = Tissue.BONE
+    tissue[arch < 8.5**2] = Tissue.FLUID
+    tissue[arch < 5**2] = Tissue.GUT
+    return tissue
+
+
+def _organ(
+    tissue: NDArray[np.uint8],
+    x: Floats,
+    y: Floats,
+    z: Floats,
+    centre: tuple[float, float, float],
+    half: tuple[float, float, float],
+    kind: Tissue,
+) -> None:
+    tissue[_ellipsoid(x, y, z, centre, half)] = kind
+
+
+def _ellipsoid(
+    x: Floats, y: Floats, z: Floats, centre: tuple[float, float, float], half: tuple[float, float, float]
+) -> NDArray[np.bool_]:
+    u, v, w = ((p - m) * (1 / h) for p, m, h in zip((x, y, z), centre, half, strict=True))
+    return np.asarray(u * u + v * v + w * w < 1, np.bool_)

@@ -1,0 +1,353 @@
+"""Subjects × sequences, scanned on the phantom's scanners and written as NIfTI with a cohort.csv.
+
+Every subject has its own random streams, one for the anatomy and one a sequence, named by its number: more
+subjects, another order or more processes change no scan that was there before.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbeat.case import Case, Domain
+from crossbeat.cohort import Cohort, Row, write_cohort
+from crossbeat.errors import SettingsError, did_you_mean
+from crossbeat.geometry import Affine
+from crossbeat.labels import Structure
+from crossbeat.synthetic import PHANTOM_VERSION
+from crossbeat.synthetic.anatomy import GROUPS, LABEL_OF_TISSUE, Heart
+from crossbeat.synthetic.chest import chest_tissue
+from crossbeat.synthetic.imaging import Image, Session, acquire, draw_lattice, draw_session, slice_fields
+from crossbeat.synthetic.sampling import Mixture, Slice, mix, sax_affine
+from crossbeat.synthetic.scanners import SEQUENCES, find_scanner
+from crossbeat.synthetic.signal import bssfp_table
+
+Writer = Callable[[Path, NDArray[Any], Affine, float | None], None]
+"""Writes a volume (t, z, y, x) with our affine and, of a cine, the interval between frames in ms."""
+
+CINE_FRAMES: Final = 25
+_DIASTASIS: Final = 0.75
+"""Phase at which T2 and LGE are taken: the heart rests between the E and the A wave."""
+
+_DRAWN: Final = {
+    "bssfp": (Structure.LV, Structure.MYO, Structure.RV),
+    "t2": (Structure.LV, Structure.MYO, Structure.RV, Structure.EDEMA),
+    "lge": (Structure.LV, Structure.MYO, Structure.RV, Structure.SCAR),
+}
+"""What can be seen, and is drawn, on each sequence; what cannot be seen counts as myocardium."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan in memory."""
+
+    image: NDArray[np.int16]
+    """(t, z, y, x)"""
+    labels: NDArray[np.uint8]
+    """(t, z, y, x), values of `Structure`"""
+    affine: Affine
+    frame_interval_ms: float | None
+    ed_frame: int | None
+    es_frame: int | None
+
+
+def make_cohort(
+    folder: Path,
+    *,
+    write: Writer,
+    subjects: int = 12,
+    sequences: Sequence[str] = ("bssfp", "t2", "lge"),
+    vendors: Sequence[str] = ("a",),
+    groups: Sequence[str] = GROUPS,
+    cine: bool = False,
+    seed: int = 0,
+    jobs: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> Cohort:
+    """Scan a cohort into `folder`: images/, labels/, cohort.csv and truth.csv, and return its rows.
+
+    Subject i has group i, counted in circles, and goes to one scanner; the scanner changes after each round of
+    groups, so that both are mixed. With `cine` the bSSFP scan has 25 frames over the cycle and labels on all;
+    else it is a still of end diastole. T2 and LGE are stills of diastasis. `progress` hears (done, all).
+    Unknown sequences, vendors and groups raise `SettingsError`; the same seed writes the same voxels.
+    """
+    _check(subjects, sequences, vendors, groups, jobs)
+    plans = [
+        _Plan(
+            i, seed, groups[i % len(groups)], vendors[i // len(groups) % len(vendors)], tuple(sequences), cine
+        )
+        for i in range(subjects)
+    ]
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    done = _run(folder, plans, write, jobs, progress)
+    cohort = Cohort(tuple(row for rows, _ in done for row in rows), name="phantom", folder=folder)
+    write_cohort(cohort, folder / "cohort.csv")
+    _write_truth(folder / "truth.csv", [truth for _, truth in done])
+    return cohort
+
+
+def draw_subject(seed: int, index: int, group: str) -> Heart:
+    """The heart of subject number `index` of a cohort."""
+    return Heart.draw(_stream(seed, index, "heart"), group)
+
+
+def scan_heart(
+    heart: Heart, sequence: str, vendor: str = "a", *, cine: bool = False, seed: int = 0, subject: int = 0
+) -> Scan:
+    """One SAX stack of a heart. `cine` asks for 25 frames; the seed and the subject's number decide chance."""
+    scanner = find_scanner(vendor)
+    _check_sequences([sequence])
+    lattice = draw_lattice(_stream(seed, subject, "texture"))
+    rng = _stream(seed, subject, f"{sequence}-{vendor}")
+    session = draw_session(rng, heart, scanner, sequence, lattice)
+    cuts, affine = _plan_stack(rng, session)
+    phases = np.arange(CINE_FRAMES) / CINE_FRAMES if cine else np.array([_phase(sequence)])
+    slices = [scan_slice(rng, session, cut, phases) for cut in cuts]
+    image = np.stack([s[0] for s in slices], axis=1)
+    labels = np.stack([s[1] for s in slices], axis=1)
+    interval = heart.beat_ms / CINE_FRAMES if cine else None
+    es = int(np.argmin([heart.volumes_ml(float(p)).lv_ml for p in phases])) if cine else None
+    ed = 0 if sequence == "bssfp" else None
+    return Scan(np.rint(np.clip(image, 0, 32767)).astype(np.int16), labels, affine, interval, ed, es)
+
+
+def scan_slice(
+    rng: np.random.Generator, session: Session, cut: Slice, phases: NDArray[np.float64]
+) -> tuple[Image, NDArray[np.uint8]]:
+    """Image and labels (t, y, x) of one slice at several phases; the chest is sampled once for all."""
+    heart = session.heart
+    fields = slice_fields(session, cut)
+    everything = slice(0, cut.shape[0]), slice(0, cut.shape[1])
+    still = mix(lambda points: chest_tissue(heart.chest, points), cut, *everything)
+    window = cut.window(heart.bounds_mm())
+    label_of_tissue = _visible(session.sequence)
+    images, labels = [], []
+    for phase in phases.tolist():
+        beating = _mix_heart(heart, cut, window, phase)
+        mixture = still.with_window(*window, beating)
+        images.append(acquire(rng, session, fields, mixture, phase))
+        labels.append(mixture.labels(label_of_tissue))
+    return np.stack(images), np.stack(labels)
+
+
+def render_isotropic(heart: Heart, phase: float, spacing_mm: float = 1.0) -> Case:
+    """The heart on a fine grid of equal spacing along its own axes: true labels and a noiseless bSSFP contrast.
+
+    Every voxel has the tissue of its centre; the infarct is labelled. Slices run from apex to base.
+    """
+    r, length = heart.reach_mm, heart.shape.length_mm
+    nz, ny = int(np.ceil((length + 30) / spacing_mm)), int(np.ceil(2 * r / spacing_mm))
+    step = heart.axes_matrix * spacing_mm
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([-step[0], step[1], -step[2]], axis=1)
+    affine[:3, 3] = heart.heart_to_mm(np.array([r, -r, length + 12.0]) - 0.5 * spacing_mm)
+    table = bssfp_table(1.5, 3.0, 55, np.zeros(1))[:, 0] * 1500
+    image, labels = np.empty((1, nz, ny, ny), np.float32), np.empty((1, nz, ny, ny), np.uint8)
+    for z in range(nz):
+        origin = affine[:3, :3] @ np.array([0, 0, z]) + affine[:3, 3]
+        cut = Slice(origin, affine[:3, 0], affine[:3, 1], -heart.axes_matrix[2], (ny, ny), spacing_mm)
+        tissue = heart.classify(cut.centres_mm(), phase)
+        image[0, z], labels[0, z] = np.abs(table[tissue]), LABEL_OF_TISSUE[tissue]
+    drawn = frozenset({Structure.LV, Structure.MYO, Structure.RV, Structure.SCAR, Structure.EDEMA})
+    domain = Domain("bssfp", group=heart.group)
+    return Case(f"phantom-{phase:g}", "phantom", image, affine, domain, labels, (drawn,))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    index: int
+    seed: int
+    group: str
+    vendor: str
+    sequences: tuple[str, ...]
+    cine: bool
+
+
+def _stream(seed: int, index: int, purpose: str) -> np.random.Generator:
+    """A generator of its own for each subject and purpose."""
+    return np.random.default_rng(np.random.SeedSequence([seed, index, *purpose.encode()]))
+
+
+def _phase(sequence: str) -> float:
+    return 0.0 if sequence == "bssfp" else _DIASTASIS
+
+
+def _visible(sequence: str) -> NDArray[np.uint8]:
+    table = LABEL_OF_TISSUE.copy()
+    for structure in (Structure.SCAR, Structure.EDEMA):
+        if structure not in _DRAWN[sequence]:
+            table[table == structure] = Structure.MYO
+    return table
+
+
+def _mix_heart(heart: Heart, cut: Slice, window: tuple[slice, slice], phase: float) -> Mixture:
+    return mix(lambda points: heart.classify(points, phase), cut, *window)
+
+
+def _plan_stack(rng: np.random.Generator, session: Session) -> tuple[list[Slice], Affine]:
+    """SAX slices from apex to base as a technician plans them, and where breath-holds put them really.
+
+    Planning is the same for all sequences of a subject but for a degree or two; then each slice is taken in
+    a breath-hold of its own, so the patient lies a little elsewhere under it.
+    """
+    protocol, heart = session.protocol, session.heart
+    ny, nx = protocol.matrix
+    count, spacing = _coverage(rng, session)
+    axes = _plan_axes(rng, heart)
+    right, down, up = -axes[0] * protocol.pixel_mm, axes[1] * protocol.pixel_mm, -axes[2]
+    middle = heart.heart_to_mm(np.array([0, 0, 0.5 * heart.shape.length_mm]) + rng.normal(0, 2, 3))
+    middle = middle - 0.10 * ny * down + 0.12 * nx * right
+    first = middle - right * (nx - 1) / 2 - down * (ny - 1) / 2 - up * spacing * ((count - 1) / 2 - 0.25)
+    planned = [
+        Slice(first + up * spacing * k, right, down, up, (ny, nx), protocol.thickness_mm)
+        for k in range(count)
+    ]
+    affine = sax_affine(planned[0], up * spacing)
+    scan_shift = rng.normal(0, 1.0, 3)
+    return [cut.moved(scan_shift + _breath(rng)) for cut in planned], affine
+
+
+def _coverage(rng: np.random.Generator, session: Session) -> tuple[int, float]:
+    """Number of slices and their distance: enough for the ventricles, within the protocol's ranges."""
+    protocol = session.protocol
+    spacing = rng.uniform(*protocol.spacing_mm)
+    wanted = session.heart.shape.length_mm + (0.0 if session.sequence == "t2" else 14.0)
+    low, high = protocol.slices
+    count = int(np.clip(np.ceil(wanted / spacing), low, high))
+    return count, max(spacing, min(wanted / count, protocol.spacing_mm[1] + 2.0))
+
+
+def _plan_axes(rng: np.random.Generator, heart: Heart) -> NDArray[np.float64]:
+    """The heart's axes as a technician hits them, within about 2 degrees."""
+    x, y, z = np.deg2rad(rng.normal(0, 1.5, 3))
+    turn = np.array([[1, -z, y], [z, 1, -x], [-y, x, 1]])
+    u, _, vt = np.linalg.svd(turn @ heart.axes_matrix)
+    return np.asarray(u @ vt)
+
+
+def _breath(rng: np.random.Generator) -> NDArray[np.float64]:
+    """How far one breath-hold is off the mean one, RAS+ mm: mostly along the body.
+
+    Standard deviations of 2 mm along the body and 0.7 mm across; McLeish 2002, doi 10.1109/TMI.2002.804427,
+    saw the heart follow the diaphragm at about half its way.
+    """
+    return np.asarray(rng.normal(0, [0.7, 0.9, 2.0]))
+
+
+def _run(
+    folder: Path, plans: list[_Plan], write: Writer, jobs: int, progress: Callable[[int, int], None] | None
+) -> list[tuple[list[Row], dict[str, str]]]:
+    """Subjects in order, whatever the number of processes."""
+    tell = progress or (lambda done, total: None)
+    results: list[tuple[list[Row], dict[str, str]]] = []
+    if jobs == 1 or len(plans) == 1:
+        for plan in plans:
+            results.append(_make_subject(folder, plan, write))
+            tell(len(results), len(plans))
+        return results
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for result in pool.map(_make_subject, [folder] * len(plans), plans, [write] * len(plans)):
+            results.append(result)
+            tell(len(results), len(plans))
+    return results
+
+
+def _make_subject(folder: Path, plan: _Plan, write: Writer) -> tuple[list[Row], dict[str, str]]:
+    heart = draw_subject(plan.seed, plan.index, plan.group)
+    subject = f"phantom{plan.index + 1:03d}"
+    rows = []
+    for sequence in plan.sequences:
+        cine = plan.cine and sequence == "bssfp"
+        scan = scan_heart(heart, sequence, plan.vendor, cine=cine, seed=plan.seed, subject=plan.index)
+        name = f"{subject}_{sequence}"
+        image, labels = f"images/{name}.nii.gz", f"labels/{name}.nii.gz"
+        write(folder / image, scan.image, scan.affine, scan.frame_interval_ms)
+        write(folder / labels, scan.labels, scan.affine, scan.frame_interval_ms)
+        structures = ",".join(s.name for s in _DRAWN[sequence])
+        rows.append(
+            Row(
+                subject,
+                name,
+                sequence,
+                image,
+                vendor=plan.vendor,
+                centre="phantom",
+                group=plan.group,
+                labels=labels,
+                structures=structures,
+                ed_frame=scan.ed_frame,
+                es_frame=scan.es_frame,
+                frame_interval_ms=scan.frame_interval_ms,
+                source=f"phantom {PHANTOM_VERSION}, seed {plan.seed}",
+            )  # fmt: skip
+        )
+    return rows, _truth(subject, plan, heart)
+
+
+def _truth(subject: str, plan: _Plan, heart: Heart) -> dict[str, str]:
+    end, start = heart.volumes_ml(heart.motion.es_phase), heart.volumes_ml(0.0)
+    strains = heart.strains(heart.motion.es_phase)
+    numbers = {
+        "lv_edv_ml": start.lv_ml,
+        "lv_esv_ml": end.lv_ml,
+        "lv_ef_percent": heart.ef_percent,
+        "lv_mass_g": heart.mass_g,
+        "rv_edv_ml": start.rv_ml,
+        "rv_esv_ml": end.rv_ml,
+        "rv_ef_percent": 100 * (1 - end.rv_ml / start.rv_ml),
+        "scar_g": heart.scar_g,
+        "longitudinal_strain_percent": 100 * strains.longitudinal,
+        "circumferential_strain_percent": 100 * strains.circumferential,
+        "radial_strain_percent": 100 * strains.radial,
+        "es_phase": heart.motion.es_phase,
+        "beat_ms": heart.beat_ms,
+    }
+    text = {"subject": subject, "group": plan.group, "sex": heart.sex, "vendor": plan.vendor}
+    return text | {k: f"{v:.4f}" for k, v in numbers.items()} | {"phantom_version": PHANTOM_VERSION}
+
+
+def _write_truth(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _check(
+    subjects: int, sequences: Sequence[str], vendors: Sequence[str], groups: Sequence[str], jobs: int
+) -> None:
+    if subjects < 1 or jobs < 1:
+        raise SettingsError(f"phantom: needs at least one subject and one process, got {subjects=} {jobs=}")
+    _check_sequences(sequences)
+    for name, given in (("vendor", vendors), ("group", groups)):
+        if not given:
+            raise SettingsError(f"phantom: needs at least one {name}")
+    for vendor in vendors:
+        find_scanner(vendor)
+    for group in groups:
+        if group not in GROUPS:
+            raise SettingsError(f"phantom group {group!r} does not exist; {did_you_mean(group, GROUPS)}")
+
+
+def _check_sequences(sequences: Sequence[str]) -> None:
+    if not sequences:
+        raise SettingsError("phantom: needs at least one sequence")
+    for sequence in sequences:
+        if sequence == "tagged":
+            raise SettingsError(
+                "phantom sequence 'tagged': is not there yet, it comes with the tagging method; "
+                f"choose among {', '.join(SEQUENCES)}"
+            )
+        if sequence not in SEQUENCES:
+            raise SettingsError(
+                f"phantom sequence {sequence!r} does not exist; {did_you_mean(sequence, SEQUENCES)}"
+            )

@@ -1,0 +1,231 @@
+"""Ventricles drawn at random from the ranges of each group, solved so that volumes, EF and mass are as drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from scipy import optimize
+
+from crossbeat.synthetic.motion import Motion
+from crossbeat.synthetic.shape import MYOCARDIAL_DENSITY_G_PER_ML, Scar, Shape
+
+
+class Range(NamedTuple):
+    """A normal distribution cut at 1.8 standard deviations."""
+
+    mean: float
+    sd: float
+
+    def draw(self, rng: np.random.Generator) -> float:
+        return self.mean + self.sd * float(np.clip(rng.standard_normal(), -1.8, 1.8))
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What is drawn of a subject's ventricles."""
+
+    edv_ml: Range
+    ef_percent: Range
+    mass_g: Range
+    rv_edv_ml: Range
+    rv_ef_percent: Range
+    elongation: Range
+    """Semi-axis of the cavity over its radius."""
+    shortening: Range
+    """Share of the length lost at end systole."""
+    twist_apex_deg: Range
+    bump: Range
+    ovality: Range
+
+
+_SHAPE: Final = Range(2.12, 0.09)  # gives lengths of 80 to 100 mm at normal volumes
+_SHORTENING: Final = Range(0.155, 0.015)  # GLS of about -16 % on CMR, Vo 2018, doi 10.1016/j.jcmg.2017.08.022
+_BUMP: Final = Range(0.12, 0.05)  # the septum is a little thicker than the lateral wall in health
+_ROUND: Final = Range(0.0, 0.015)
+_TWIST: Final = Range(9.0, 2.0)  # apical rotation, Lorenz 2000, doi 10.3109/10976640009148677
+
+# UK Biobank, Petersen 2017, doi 10.1186/s12968-017-0327-9: healthy men and women of 45 to 74 years.
+_HEALTHY: Final = {
+    "male": Ranges(
+        Range(166, 28),
+        Range(58, 4.5),
+        Range(103, 17),
+        Range(182, 30),
+        Range(54, 5),
+        _SHAPE,
+        _SHORTENING,
+        _TWIST,
+        _BUMP,
+        _ROUND,
+    ),
+    "female": Ranges(
+        Range(124, 19),
+        Range(61, 4.5),
+        Range(70, 11),
+        Range(130, 20),
+        Range(58, 5),
+        _SHAPE,
+        _SHORTENING,
+        _TWIST,
+        _BUMP,
+        _ROUND,
+    ),
+}
+
+# Groups as ACDC selects them (Bernard 2018, doi 10.1109/TMI.2018.2837502): DCM EF < 40 % and EDV > 100 ml/m2;
+# HCM mass > 110 g/m2, a segment thicker than 15 mm, normal EF; MINF EF < 40 % with local akinesia; RV with
+# RV EDV > 110 ml/m2 or RV EF < 40 %. Body surfaces of 2.0 and 1.75 m2 turn them into ml and g.
+_WOMAN: Final = 0.84
+
+
+def _ranges(group: str, sex: str) -> Ranges:
+    k = 1.0 if sex == "male" else _WOMAN
+    healthy = _HEALTHY[sex]
+    if group == "DCM":
+        return replace(
+            healthy,
+            edv_ml=Range(280 * k, 38 * k),
+            ef_percent=Range(27, 6),
+            mass_g=Range(165 * k, 22 * k),
+            rv_edv_ml=Range(195 * k, 35 * k),
+            rv_ef_percent=Range(42, 8),
+            elongation=Range(1.85, 0.08),
+            shortening=Range(0.07, 0.015),
+            twist_apex_deg=Range(4, 1.5),
+        )
+    if group == "HCM":
+        return replace(
+            healthy,
+            edv_ml=Range(140 * k, 18 * k),
+            ef_percent=Range(67, 4),
+            mass_g=Range(205 * k, 26 * k),
+            rv_edv_ml=Range(145 * k, 20 * k),
+            shortening=Range(0.13, 0.015),
+            bump=Range(0.85, 0.22),
+        )
+    if group == "MINF":
+        return replace(
+            healthy,
+            edv_ml=Range(205 * k, 30 * k),
+            ef_percent=Range(33, 4),
+            mass_g=Range(125 * k, 17 * k),
+            shortening=Range(0.09, 0.015),
+            twist_apex_deg=Range(6, 2),
+            elongation=Range(2.0, 0.08),
+        )
+    if group == "RV":
+        return replace(
+            healthy,
+            edv_ml=Range(140 * k, 20 * k),
+            ef_percent=Range(57, 5),
+            rv_edv_ml=Range(265 * k, 32 * k),
+            rv_ef_percent=Range(36, 7),
+            ovality=Range(-0.05, 0.015),
+        )
+    return healthy
+
+
+def draw_ventricles(rng: np.random.Generator, group: str) -> tuple[str, Shape, Motion]:
+    """Sex, shape and motion of a subject of a group."""
+    sex = "male" if rng.random() < 0.55 else "female"
+    ranges = _ranges(group, sex)
+    edv, ef = ranges.edv_ml.draw(rng), ranges.ef_percent.draw(rng)
+    # Larger hearts are heavier and have larger right sides.
+    growth = (edv / ranges.edv_ml.mean) ** 0.6
+    mass, rv_edv = ranges.mass_g.draw(rng) * growth, ranges.rv_edv_ml.draw(rng) * growth
+    shape = _draw_shape(rng, ranges, group)
+    shape = _scaled_to(shape, edv, mass, rv_edv)
+    shortening = ranges.shortening.draw(rng)
+    motion = Motion(
+        shortening,
+        _pull(shape, edv, ef, shortening),
+        ranges.rv_ef_percent.draw(rng) / 100,
+        float(np.deg2rad(ranges.twist_apex_deg.draw(rng))),
+        float(np.deg2rad(-rng.uniform(1.5, 4.0))),  # base turns the other way, Lorenz 2000
+        rng.uniform(0.33, 0.40),
+        rng.uniform(0.68, 0.80),
+    )
+    return sex, shape, motion
+
+
+def _draw_shape(rng: np.random.Generator, ranges: Ranges, group: str) -> Shape:
+    """A shape of the right proportions and one size; `_scaled_to` gives it its size."""
+    elongation, bump, ovality = (r.draw(rng) for r in (ranges.elongation, ranges.bump, ranges.ovality))
+    bump_rad = float(np.deg2rad(rng.normal(-20, 15)))  # the septum, a little anterior
+    rv_rad = float(np.deg2rad(rng.normal(6, 5)))
+    return Shape(
+        endo_mm=1.0,
+        endo_length_mm=elongation,
+        truncation=rng.uniform(0.45, 0.55),
+        wall_mm=0.3,
+        apex_mm=0.2,
+        ovality=ovality,
+        bump=max(bump, 0.0),
+        bump_rad=bump_rad,
+        rv_centre_mm=1.0,
+        rv_radius_mm=1.5,
+        rv_length_mm=2.5,
+        rv_level_mm=0.1,
+        rv_rad=rv_rad,
+        rv_wall_mm=rng.uniform(2.4, 3.4),
+        scar=_draw_scar(rng) if group == "MINF" else None,
+    )
+
+
+# Middle of each artery's territory around the wall and along the ventricle, after the 17 segments of
+# Cerqueira 2002, doi 10.1161/hc0402.102975: left anterior descending, right coronary, left circumflex.
+_TERRITORIES: Final = (("LAD", -70.0, 0.62), ("RCA", 75.0, 0.42), ("LCX", 175.0, 0.45))
+
+
+def _draw_scar(rng: np.random.Generator) -> Scar:
+    """An infarct in one territory; heights are shares of the cavity's length until `_scaled_to`."""
+    _, degrees, height = _TERRITORIES[int(rng.integers(3))]
+    return Scar(
+        centre_rad=float(np.deg2rad(degrees + rng.normal(0, 10))),
+        concentration=rng.uniform(1.3, 2.8),
+        height_mm=height + rng.normal(0, 0.05),
+        half_height_mm=rng.uniform(0.34, 0.5),
+        transmurality=rng.uniform(0.45, 1.0),
+        no_reflow=rng.uniform(0.5, 0.75) if rng.random() < 0.6 else 0.0,
+        weakness=rng.uniform(0.75, 0.95),
+    )
+
+
+def _scaled_to(shape: Shape, edv_ml: float, mass_g: float, rv_edv_ml: float) -> Shape:
+    """The shape with this LV volume, wall mass and RV volume."""
+    k = (edv_ml / shape.lv_cavity_ml()) ** (1 / 3)
+    shape = replace(shape, endo_mm=k, endo_length_mm=k * shape.endo_length_mm)
+    if shape.scar is not None:
+        length, scar = shape.cavity_end_mm, shape.scar
+        scar = replace(scar, height_mm=scar.height_mm * length, half_height_mm=scar.half_height_mm * length)
+        shape = replace(shape, scar=scar)
+
+    def with_wall(mm: float) -> Shape:
+        return replace(shape, wall_mm=mm, apex_mm=0.6 * mm)
+
+    wall = _solve(lambda mm: with_wall(mm).lv_wall_ml() * MYOCARDIAL_DENSITY_G_PER_ML - mass_g, 2.0, 40.0)
+    shape = with_wall(wall)
+    reach = shape.endo_mm + shape.wall_mm
+
+    def with_right(share: float) -> Shape:
+        return replace(
+            shape,
+            rv_centre_mm=0.80 * share * reach,
+            rv_radius_mm=1.18 * share * reach,
+            rv_length_mm=0.97 * shape.length_mm,
+            rv_level_mm=6.0,
+        )
+
+    return with_right(_solve(lambda share: with_right(share).rv_cavity_ml() - rv_edv_ml, 0.55, 2.5))
+
+
+def _pull(shape: Shape, edv_ml: float, ef_percent: float, shortening: float) -> float:
+    """The pull that empties the cavity to the wanted EF, at most to where its walls would meet."""
+    wanted = edv_ml * ef_percent / 100 / ((1 - shortening) * shape.contraction_ml())
+    return min(wanted, 0.95 * 1.1 / (1 - shortening))
+
+
+def _solve(error: Any, low: float, high: float) -> float:
+    return float(optimize.brentq(error, low, high, xtol=1e-4))
