@@ -6,6 +6,7 @@ its share (`Draw.take`, `Draw.to`) and `apply` changes image and labels alike, w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -85,8 +86,8 @@ def _where(
 ) -> tuple[Tensor, ...]:
     """`change(*inputs)` for the samples that are `active`, `before` for the others.
 
-    On a CPU only those samples are computed. A device would have to be waited for to know them: there all
-    are computed and the right ones kept.
+    On a CPU only those samples are computed, and `before` is overwritten. A device would have to be waited
+    for to know them: there all are computed and the right ones kept.
     """
     if active is None:
         return before
@@ -97,7 +98,7 @@ def _where(
         if not len(chosen):
             return before
         after = change(*(None if part is None else part[chosen] for part in inputs))
-        return tuple(old.index_copy(0, chosen, new) for old, new in zip(before, after, strict=True))
+        return tuple(old.index_copy_(0, chosen, new) for old, new in zip(before, after, strict=True))
     return tuple(
         torch.where(active.view(-1, *[1] * (old.ndim - 1)), new, old)
         for old, new in zip(before, change(*inputs), strict=True)
@@ -114,13 +115,13 @@ def _move(
         grid = _grid(backward, displacement, draw.displacement_spacing_px, field, size)
         low = image.amin((2, 3), keepdim=True)
         return (
-            F.grid_sample(image - low, grid, "bilinear", "zeros", align_corners=False) + low,
+            F.grid_sample(image - low, grid, "bilinear", "zeros", align_corners=False).add_(low),
             F.grid_sample(labels[:, None].float(), grid, "nearest", "zeros", align_corners=False)[
                 :, 0
             ].byte(),
         )
 
-    still = _crop(image, size), _crop(labels, size)
+    still = _crop(image, size).clone(), _crop(labels, size).clone()
     moved = _where(draw.moved, still, warp, image, labels, draw.backward, draw.displacement)
     return moved[0], moved[1]
 
@@ -138,36 +139,48 @@ def _grid(
     size: tuple[int, int],
 ) -> Float[Tensor, "n h w 2"]:
     """Where each output pixel is found, as `grid_sample` wants it: (column, row), the field's edges at ±1."""
+    device = backward.device
     rows, columns = (
-        torch.arange(length, dtype=torch.float32, device=backward.device) - (length - 1) / 2
-        for length in size
+        torch.arange(length, dtype=torch.float32, device=device) - (length - 1) / 2 for length in size
     )
-    along_rows = backward[:, :, 0, None, None] * rows[:, None] + backward[:, :, 2, None, None]
-    place = along_rows + backward[:, :, 1, None, None] * columns
+    # The middle of the output on the field is where `_crop` has it.
+    scale = [2 / long for long in field]
+    middle = [
+        ((long - short) // 2 + short / 2) * 2 / long - 1 for long, short in zip(field, size, strict=True)
+    ]
+    row, column = (backward[:, axis] * scale[axis] for axis in (0, 1))
+    linear = torch.stack((column, row), dim=1)[..., None, None]
+    along_columns = linear[:, :, 1] * columns + linear[:, :, 2]
+    along_columns = torch.cat((along_columns[:, :1] + middle[1], along_columns[:, 1:] + middle[0]), dim=1)
+    grid = linear[:, :, 0] * rows[:, None] + along_columns
     if displacement is not None:
-        place = place + smooth_field(displacement, spacing_px, size)
-    row, column = (
-        # Middle of the output on the field, as `_crop` has it, then pixel centres to edges at ±1.
-        (place[:, axis] + ((long - short) // 2 + short / 2)) * (2 / long) - 1
-        for axis, (long, short) in enumerate(zip(field, size, strict=True))
-    )
-    return torch.stack((column, row), dim=1).permute(0, 2, 3, 1)
+        control = torch.stack((displacement[:, 1] * scale[1], displacement[:, 0] * scale[0]), dim=1)
+        grid += smooth_field(control, spacing_px, size)
+    return grid.permute(0, 2, 3, 1)
 
 
 def _relight(draw: Draw, image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    def relight(image: Tensor, curve: Tensor | None, control: Tensor | None) -> tuple[Tensor]:
+    def relight(
+        image: Tensor,
+        heights: Tensor | None,
+        gamma: Tensor | None,
+        inverted: Tensor | None,
+        control: Tensor | None,
+    ) -> tuple[Tensor]:
         size = (image.shape[2], image.shape[3])
+        curve = None if heights is None else contrast.transfer_curve(heights, gamma, inverted)
         log_bias = None if control is None else smooth_field(control, draw.bias_spacing_px, size)
         return (contrast.change_signal(image, curve, log_bias),)
 
-    return _where(draw.relit, (image,), relight, image, draw.curve, draw.log_bias)[0]
+    parts = draw.heights, draw.gamma, draw.inverted, draw.log_bias
+    return _where(draw.relit, (image,), relight, image, *parts)[0]
 
 
 def _rewindow(draw: Draw, image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     def rewindow(image: Tensor, window: Tensor) -> tuple[Tensor]:
         mean, sd = contrast.mean_and_sd(image)
         factor, offset = window[:, 0, None, None, None], window[:, 1, None, None, None]
-        return (torch.addcmul(mean + offset * sd, image - mean, factor),)
+        return ((image - mean).mul_(factor).add_(mean + offset * sd),)
 
     return _where(draw.windowed, (image,), rewindow, image, draw.window)[0]
 
@@ -181,8 +194,8 @@ def _blur(draw: Draw, image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w
 
 def _add_noise(draw: Draw, image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     def add_noise(image: Tensor, seed: Tensor, noise_sd: Tensor) -> tuple[Tensor]:
-        noise = normal(seed, Stream.NOISE, image[0].numel()).view_as(image)
+        noise = normal(seed, Stream.NOISE, math.prod(image.shape[1:])).view_as(image)
         _, sd = contrast.mean_and_sd(image)
-        return (torch.addcmul(image, noise, noise_sd[:, None, None, None] * sd),)
+        return (noise.mul_(noise_sd[:, None, None, None] * sd).add_(image),)
 
     return _where(draw.noisy, (image,), add_noise, image, draw.seed, draw.noise_sd)[0]

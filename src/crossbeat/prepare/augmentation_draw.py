@@ -45,8 +45,12 @@ class Draw:
     displacement_spacing_px: float = 1.0
     moved: Bool[Tensor, " n"] | None = None
     """Samples whose geometry changes."""
-    curve: Float[Tensor, "n m"] | None = None
-    """Tabulated transfer curve over [0, 1]: gamma, then random contrast (`contrast.transfer_curve`)."""
+    gamma: Float[Tensor, " n"] | None = None
+    """Exponent of intensities in [0, 1]; 1 leaves them."""
+    inverted: Bool[Tensor, " n"] | None = None
+    """Samples whose gamma counts from the bright end."""
+    heights: Float[Tensor, "n k"] | None = None
+    """Knots of the random transfer curve, which follows gamma (`contrast.transfer_curve`)."""
     log_bias: Float[Tensor, "n 1 b b"] | None = None
     """Control points of the logarithm of the coil sensitivity."""
     bias_spacing_px: float = 1.0
@@ -241,8 +245,8 @@ def _signal(settings: Augmentation, dice: _Dice) -> _Parts:
             s.random_contrast_probability,
         )
         knots = uniform(dice.seed, Stream.KNOTS, s.random_contrast_knots)
-        heights = contrast.random_heights(knots, strength.float())
-        parts["curve"] = contrast.transfer_curve(heights, gamma.float(), inverted)
+        parts["heights"] = contrast.random_heights(knots, strength.float())
+        parts |= {"gamma": gamma.float(), "inverted": inverted}
         relit = relit | (gamma != 1) | (strength > 0)
     if s.bias_field[1] > 0 and s.bias_probability > 0:
         sd = dice.maybe(_Number.BIAS, s.bias_field, _Number.BIAS_HAPPENS, s.bias_probability)

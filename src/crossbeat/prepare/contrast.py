@@ -5,6 +5,8 @@ Of the labels nothing here knows; each function changes intensities only, one se
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -54,7 +56,7 @@ def change_signal(
     deviation that the channel had. A constant channel stays as it is.
     """
     low, high = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
-    signal = (image - low) / (high - low).clamp_min(_TINY)
+    signal = (image - low).div_((high - low).clamp_min_(_TINY))
     if curve is not None:
         signal = look_up(signal, curve)
     if log_bias is not None:
@@ -66,17 +68,23 @@ def look_up(signal: Float[Tensor, "n c y x"], curve: Float[Tensor, "n m"]) -> Fl
     """A tabulated curve over [0, 1] applied to intensities in [0, 1], linear between its nodes."""
     place = signal.flatten(1) * (curve.shape[1] - 1)
     node = place.to(torch.int64).clamp_(0, curve.shape[1] - 2)
-    step = curve.diff(dim=1)
-    return torch.addcmul(curve.gather(1, node), step.gather(1, node), place - node).view_as(signal)
+    beyond = place.sub_(node)
+    return curve.gather(1, node).addcmul_(curve.diff(dim=1).gather(1, node), beyond).view_as(signal)
 
 
 def standardise_like(
     image: Float[Tensor, "n c y x"], reference: Float[Tensor, "n c y x"]
 ) -> Float[Tensor, "n c y x"]:
     """The image scaled and shifted to the mean and standard deviation of the reference, channel by channel."""
-    mean, sd = mean_and_sd(image)
-    wanted_mean, wanted_sd = mean_and_sd(reference)
-    return torch.addcmul(wanted_mean, image - mean, wanted_sd / sd.clamp_min(_TINY))
+    centred = image - image.mean((2, 3), keepdim=True)
+    mean, sd = mean_and_sd(reference)
+    return centred.mul_(sd / _root_mean_square(centred).clamp_min_(_TINY)).add_(mean)
+
+
+def mean_and_sd(image: Float[Tensor, "n c y x"]) -> tuple[Float[Tensor, "n c 1 1"], Float[Tensor, "n c 1 1"]]:
+    """Mean and standard deviation of each channel; without losing a small deviation on a large mean."""
+    mean = image.mean((2, 3), keepdim=True)
+    return mean, _root_mean_square(image - mean)
 
 
 def blur(image: Float[Tensor, "n c y x"], taps: Float[Tensor, "n w"]) -> Float[Tensor, "n c y x"]:
@@ -115,6 +123,7 @@ def _catmull_rom(heights: Float[Tensor, "n k"], x: Float[Tensor, "n m"]) -> Floa
     return start + (end - start) * rise + t * (1 - t) * (out * (1 - t) - into * t)
 
 
-def mean_and_sd(image: Float[Tensor, "n c y x"]) -> tuple[Float[Tensor, "n c 1 1"], Float[Tensor, "n c 1 1"]]:
-    mean = image.mean((2, 3), keepdim=True)
-    return mean, (image - mean).square().mean((2, 3), keepdim=True).sqrt()
+def _root_mean_square(image: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c 1 1"]:
+    return (
+        torch.linalg.vector_norm(image, dim=(2, 3), keepdim=True) * (image.shape[2] * image.shape[3]) ** -0.5
+    )

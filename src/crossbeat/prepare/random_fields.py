@@ -31,13 +31,15 @@ def random_bits(seed: Int64[Tensor, " n"], stream: int, count: int) -> Int32[Ten
     low = low ^ _hash(high ^ _signed(_GOLDEN))
     high = high ^ _hash(low ^ _signed(2 * _GOLDEN))
     index = torch.arange(count, dtype=torch.int32, device=seed.device)
-    return _hash(_hash(index ^ low) ^ (high ^ _signed((stream + 3) * _GOLDEN)))
+    words = _hash(index ^ low)
+    words ^= high ^ _signed((stream + 3) * _GOLDEN)
+    return _hash(words)
 
 
 def uniform(seed: Int64[Tensor, " n"], stream: int, count: int) -> Float[Tensor, "n count"]:
     """Random numbers in [0, 1), of 24 bits each."""
-    bits = (random_bits(seed, stream, count) >> 8) & 0xFFFFFF
-    return bits.to(torch.float32) * 2.0**-24
+    bits = (random_bits(seed, stream, count) >> 8).bitwise_and_(0xFFFFFF)
+    return bits.to(torch.float32).mul_(2.0**-24)
 
 
 def normal(seed: Int64[Tensor, " n"], stream: int, count: int) -> Float[Tensor, "n count"]:
@@ -46,10 +48,10 @@ def normal(seed: Int64[Tensor, " n"], stream: int, count: int) -> Float[Tensor, 
     One 32-bit word gives two of them: its upper half the radius, its lower half the angle.
     """
     bits = random_bits(seed, stream, (count + 1) // 2)
-    upper = ((bits >> 16) & 0xFFFF).to(torch.float32)
-    angle = (bits & 0xFFFF).to(torch.float32).mul_(2 * math.pi / 65536)
+    upper = (bits >> 16).bitwise_and_(0xFFFF).to(torch.float32)
+    angle = bits.bitwise_and_(0xFFFF).to(torch.float32).mul_(2 * math.pi / 65536)
     radius = upper.add_(0.5).mul_(1 / 65536).log_().mul_(-2).sqrt_()
-    return torch.cat((radius * angle.cos(), radius.mul_(angle.sin_())), dim=1)[:, :count]
+    return torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), dim=1)[:, :count]
 
 
 def smooth_field(
@@ -75,10 +77,10 @@ def unit_control_points(
 
 
 def _hash(x: Int32[Tensor, "*any"]) -> Int32[Tensor, "*any"]:
-    for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, None), strict=True):
-        x = x ^ ((x >> shift) & ((1 << (32 - shift)) - 1))
-        if multiplier is not None:
-            x = x * multiplier
+    """The hash of each word; `x` itself is overwritten."""
+    for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, 1), strict=True):
+        x ^= (x >> shift).bitwise_and_((1 << (32 - shift)) - 1)
+        x *= multiplier
     return x
 
 
