@@ -81,7 +81,7 @@ def index(
             *remarks,
             f"{nominal} of {len(rows)} scans have the stand-in spacing and are marked nominal",
         )
-    return Cohort(tuple(rows), reader(folder, read_conventions(folder)), layout), remarks
+    return Cohort(tuple(rows), reader(folder, read_conventions(folder)), layout, folder), remarks
 
 
 def _parse_spacing(text: str) -> tuple[float, float, float]:
