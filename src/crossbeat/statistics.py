@@ -292,10 +292,14 @@ def _bca_quantiles(means: Values, drawn: Values, level: float) -> Values:
     below = (drawn < means.mean()).mean() + (drawn == means.mean()).mean() / 2
     edge = 0.5 / drawn.size
     bias = stats.norm.ppf(np.clip(below, edge, 1 - edge))
-    influence = means - means.mean()  # of a mean: proportional to the jackknife's
+    influence = means - means.mean()  # of a mean: proportional to the jackknife's, and scale does not matter
+    influence = influence / np.abs(influence).max()
     acceleration = (influence**3).sum() / (6 * (influence**2).sum() ** 1.5)
     z = bias + stats.norm.ppf([(1 - level) / 2, (1 + level) / 2])
-    return np.asarray(stats.norm.cdf(bias + z / (1 - acceleration * z)), np.float64)
+    stretch = np.maximum(
+        1 - acceleration * z, 1e-6
+    )  # beyond its pole the correction means the outermost draw
+    return np.asarray(stats.norm.cdf(bias + z / stretch), np.float64)
 
 
 def _differences(a: ArrayLike, b: ArrayLike) -> Values:
