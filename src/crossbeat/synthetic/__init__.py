@@ -1,6 +1,7 @@
 """The phantom: beating hearts in chests by formula, MR physics on top, a cohort on disk in the end."""
 
-from typing import Final
+from crossbeat.synthetic.anatomy import GROUPS, Heart
+from crossbeat.synthetic.cohort import make_cohort, render_isotropic
+from crossbeat.synthetic.signal import PHANTOM_VERSION
 
-PHANTOM_VERSION: Final = "1"
-"""Changes whenever a picture would: method tables name the version that they were measured on."""
+__all__ = ["GROUPS", "PHANTOM_VERSION", "Heart", "make_cohort", "render_isotropic"]

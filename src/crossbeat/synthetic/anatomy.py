@@ -131,7 +131,7 @@ class Heart:
         surfaces = self.shape.surfaces(z, c, s)
         endo, epi = np.sqrt(surfaces.endocardium), np.sqrt(surfaces.epicardium)
         middle = (endo + epi) / 2
-        rings = {name: r for name, r in (("endo", endo), ("middle", middle), ("epi", epi))}
+        rings = {"endo": endo, "middle": middle, "epi": epi}
         moved = {
             k: np.hypot(*motion.push_forward(self.shape, now, r * c, r * s, z)[:2]) for k, r in rings.items()
         }
@@ -143,34 +143,37 @@ class Heart:
 
     def displacement_mm(self, points_mm: NDArray[np.floating[Any]], phase: float) -> NDArray[np.float64]:
         """How far the tissue that lay at these points (…, 3) at end diastole has moved at the phase."""
-        x, y, z = self._to_heart(np.asarray(points_mm, np.float64))
+        x, y, z = self._to_heart(*np.moveaxis(np.asarray(points_mm, np.float64), -1, 0))
         moved = motion.push_forward(self.shape, motion.at_phase(self.motion, phase), x, y, z)
         change = np.stack([m - p for m, p in zip(moved, (x, y, z), strict=True)], axis=-1)
         return np.asarray(change @ self.axes_matrix, np.float64)
 
     def origin_mm(self, points_mm: NDArray[np.floating[Any]], phase: float) -> NDArray[np.float64]:
         """Where the tissue that lies at these points (…, 3) at the phase was at end diastole."""
-        x, y, z = self._to_heart(np.asarray(points_mm, np.float64))
+        x, y, z = self._to_heart(*np.moveaxis(np.asarray(points_mm, np.float64), -1, 0))
         back = motion.pull_back(self.shape, motion.at_phase(self.motion, phase), x, y, z)
         return np.asarray(np.stack(back, axis=-1) @ self.axes_matrix + self.base_mm, np.float64)
 
     def classify(self, points_mm: NDArray[np.floating[Any]], phase: float) -> NDArray[np.uint8]:
         """`Tissue` at points (…, 3): the heart of this phase, and the chest, which stands still, around it."""
         points = np.asarray(points_mm)
-        tissue = self.classify_heart(points, phase)
+        return self.tissue_at(points[..., 0], points[..., 1], points[..., 2], phase)
+
+    def tissue_at(self, x: Floats, y: Floats, z: Floats, phase: float) -> NDArray[np.uint8]:
+        """`classify` for coordinates that stand apart."""
+        tissue = self.heart_tissue_at(x, y, z, phase)
         rest = tissue == NOWHERE
-        tissue[rest] = chest_tissue(self.chest, points[rest])
+        tissue[rest] = chest_tissue(self.chest, x[rest], y[rest], z[rest])
         return tissue
 
-    def classify_heart(self, points_mm: NDArray[np.floating[Any]], phase: float) -> NDArray[np.uint8]:
-        """As `classify`, with `NOWHERE` outside the pericardium and the great vessels."""
-        points = np.asarray(points_mm)
-        tissue = np.full(points.shape[:-1], NOWHERE, np.uint8)
-        x, y, z = self._to_heart(points)
+    def heart_tissue_at(self, x: Floats, y: Floats, z: Floats, phase: float) -> NDArray[np.uint8]:
+        """As `tissue_at`, with `NOWHERE` outside the pericardium and the great vessels."""
+        tissue = np.full(x.shape, NOWHERE, np.uint8)
+        u, v, w = self._to_heart(x, y, z)
         reach = self.reach_mm
-        near = (x * x + y * y < reach * reach) & (z > -_ATRIA_MM) & (z < self.shape.length_mm + 14)
+        near = (u * u + v * v < reach * reach) & (w > -_ATRIA_MM) & (w < self.shape.length_mm + 14)
         now = motion.at_phase(self.motion, phase)
-        tissue[near] = self._heart_tissue(now, x[near], y[near], z[near])
+        tissue[near] = self._heart_tissue(now, u[near], v[near], w[near])
         return tissue
 
     @cached_property
@@ -206,10 +209,10 @@ class Heart:
     def _contraction_ml(self) -> float:
         return self.shape.contraction_ml()
 
-    def _to_heart(self, points: NDArray[np.floating[Any]]) -> tuple[Floats, Floats, Floats]:
-        axes = self.axes_matrix.astype(points.dtype)
-        local = (points - np.asarray(self.base_mm, points.dtype)) @ axes.T
-        return local[..., 0], local[..., 1], local[..., 2]
+    def _to_heart(self, x: Floats, y: Floats, z: Floats) -> tuple[Floats, Floats, Floats]:
+        x, y, z = (p - o for p, o in zip((x, y, z), self.base_mm, strict=True))
+        u, v, w = (x * a + y * b + z * c for a, b, c in self.axes)
+        return u, v, w
 
     def _heart_tissue(self, now: Instant, x: Floats, y: Floats, z: Floats) -> NDArray[np.uint8]:
         material = motion.pull_back_heart(self.shape, now, x, y, z)

@@ -7,7 +7,6 @@ the heart needs, and the diaphragm lies where the heart rests on it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,36 +56,32 @@ def draw_chest(rng: np.random.Generator, heart_points_mm: NDArray[np.float64], s
     )
 
 
-def chest_tissue(chest: Chest, points_mm: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """`Tissue` at points (…, 3), RAS+ mm."""
-    shifted = points_mm - np.asarray(chest.centre_mm, points_mm.dtype)
-    x, y, z = shifted[..., 0].ravel(), shifted[..., 1].ravel(), shifted[..., 2].ravel()
+def chest_tissue(chest: Chest, x: Floats, y: Floats, z: Floats) -> NDArray[np.uint8]:
+    """`Tissue` at RAS+ mm x, y, z of one shape."""
+    shape = x.shape
+    x, y, z = (np.ravel(p) - o for p, o in zip((x, y, z), chest.centre_mm, strict=True))
     tissue = np.zeros(x.shape, np.uint8)
-    outside = _distance_outside(chest, x, y, z)
-    thick = _wall_thickness(chest, x, y, z)
-    fat = thick + _fat_thickness(chest, x, y, z)
-    body = outside < fat + 2.0
+    outside, spread = _distance_outside(chest, x, y, z)
     inner = outside < 0
-    wall = body & ~inner
-    tissue[wall] = _wall(chest, *(v[wall] for v in (x, y, z, outside, thick, fat)))
     tissue[inner] = _inside(chest, x[inner], y[inner], z[inner], outside[inner])
-    spine = body & (y < -0.55 * chest.half_depth_mm) & (np.abs(x) < 62)
+    most = chest.wall_mm + 16 + 1.2 * chest.fat_mm + chest.breast_mm + 2
+    near = np.flatnonzero(~inner & (outside < most + spread))
+    tissue[near] = _wall(chest, *(v[near] for v in (x, y, z, outside, spread)))
+    spine = np.flatnonzero((y < -0.55 * chest.half_depth_mm) & (np.abs(x) < 62) & (tissue != Tissue.AIR))
     tissue[spine] = _spine(chest, x[spine], y[spine], z[spine], tissue[spine])
-    return tissue.reshape(points_mm.shape[:-1])
+    return tissue.reshape(shape)
 
 
-def _distance_outside(chest: Chest, x: Floats, y: Floats, z: Floats) -> Floats:
-    """How far a point lies outside the inner surface of the ribs, along the ray from the body's axis, mm."""
-    narrow = np.sqrt(np.maximum(1 - (np.maximum(z - 15, 0) * (1 / 190.0)) ** 2, 0.05))
+def _distance_outside(chest: Chest, x: Floats, y: Floats, z: Floats) -> tuple[Floats, Floats]:
+    """How far a point lies outside the inner surface of the ribs, along the ray from the body's axis, mm.
+
+    Also how far that surface has drawn in on the ray: towards the shoulders the cage narrows, the body does not.
+    """
+    narrow = np.sqrt(np.maximum(1 - (np.maximum(z - 10, 0) * (1 / 185.0)) ** 2, 0.05))
     u, v = x * (1 / chest.half_width_mm), y * (1 / chest.half_depth_mm)
-    metric = np.sqrt(u * u + v * v) / narrow
-    return np.sqrt(x * x + y * y) * (1 - 1 / np.maximum(metric, 1e-3))
-
-
-def _wall_thickness(chest: Chest, x: Floats, y: Floats, z: Floats) -> Floats:
-    """Ribs and muscles: thicker beside the spine and towards the shoulders, where the chest narrows."""
-    back = 16 * np.clip(-y * (1 / chest.half_depth_mm) - 0.5, 0, 1)
-    return chest.wall_mm + back + 0.40 * np.maximum(z - 25, 0)
+    full = np.sqrt((x * x + y * y) / np.maximum(u * u + v * v, 1e-6))
+    distance = np.sqrt(x * x + y * y)
+    return distance - full * narrow, full * (1 - narrow)
 
 
 def _fat_thickness(chest: Chest, x: Floats, y: Floats, z: Floats) -> Floats:
@@ -94,13 +89,16 @@ def _fat_thickness(chest: Chest, x: Floats, y: Floats, z: Floats) -> Floats:
     side = (np.abs(x) - 75) * (1 / 42.0)
     height = (z - 25) * (1 / 50.0)
     breast = chest.breast_mm * np.exp(-(side * side) - height * height) * (y > 0)
-    return chest.fat_mm * wave + breast
+    return np.asarray(chest.fat_mm * wave + breast)
 
 
 def _wall(
-    chest: Chest, x: Floats, y: Floats, z: Floats, outside: Floats, thick: Floats, fat: Floats
+    chest: Chest, x: Floats, y: Floats, z: Floats, outside: Floats, spread: Floats
 ) -> NDArray[np.uint8]:
     tissue = np.full(x.shape, Tissue.MUSCLE, np.uint8)
+    # Thicker beside the spine, and towards the shoulders by what the cage has drawn in.
+    thick = chest.wall_mm + 16 * np.clip(-y * (1 / chest.half_depth_mm) - 0.5, 0, 1) + 0.9 * spread
+    fat = thick + _fat_thickness(chest, x, y, z)
     # Ribs run forward and down; between their outer muscles and the intercostal ones lie sheets of fat.
     course = z + 0.55 * y + 0.18 * np.abs(x)
     rib = np.cos(course * (2 * np.pi / 31.0) + chest.turn)
@@ -114,7 +112,12 @@ def _wall(
     sheet = 15.5 + 2.5 * np.sin(0.05 * z + chest.turn) + 0.12 * np.maximum(z - 10, 0)
     tissue[(np.abs(outside - sheet) < 1.4) & (outside < thick)] = Tissue.FAT
     tissue[outside >= thick] = Tissue.FAT
+    deep = (outside > 16) & (outside < thick - 4)
+    tissue[deep & (np.sin(0.07 * z + 0.05 * x + chest.turn) * np.sin(0.06 * y - 0.05 * z) > 0.45)] = (
+        Tissue.FAT
+    )
     tissue[outside >= fat] = Tissue.SKIN
+    tissue[outside >= fat + 2.0] = Tissue.AIR
     return tissue
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +22,21 @@ from crossbeat.cohort import Cohort, Row, write_cohort
 from crossbeat.errors import SettingsError, did_you_mean
 from crossbeat.geometry import Affine
 from crossbeat.labels import Structure
-from crossbeat.synthetic import PHANTOM_VERSION
 from crossbeat.synthetic.anatomy import GROUPS, LABEL_OF_TISSUE, Heart
 from crossbeat.synthetic.chest import chest_tissue
 from crossbeat.synthetic.imaging import Image, Session, acquire, draw_lattice, draw_session, slice_fields
 from crossbeat.synthetic.sampling import Mixture, Slice, mix, sax_affine
 from crossbeat.synthetic.scanners import SEQUENCES, find_scanner
-from crossbeat.synthetic.signal import bssfp_table
+from crossbeat.synthetic.signal import PHANTOM_VERSION, bssfp_table
 
-Writer = Callable[[Path, NDArray[Any], Affine, float | None], None]
-"""Writes a volume (t, z, y, x) with our affine and, of a cine, the interval between frames in ms."""
+
+class Writer(Protocol):
+    """Writes a volume (t, z, y, x) with our affine and, of a cine, the interval between frames."""
+
+    def __call__(
+        self, path: Path, array: NDArray[Any], affine: Affine, /, *, frame_interval_ms: float | None = None
+    ) -> None: ...
+
 
 CINE_FRAMES: Final = 25
 _DIASTASIS: Final = 0.75
@@ -127,7 +132,7 @@ def scan_slice(
     heart = session.heart
     fields = slice_fields(session, cut)
     everything = slice(0, cut.shape[0]), slice(0, cut.shape[1])
-    still = mix(lambda points: chest_tissue(heart.chest, points), cut, *everything)
+    still = mix(lambda x, y, z: chest_tissue(heart.chest, x, y, z), cut, *everything)
     window = cut.window(heart.bounds_mm())
     label_of_tissue = _visible(session.sequence)
     images, labels = [], []
@@ -155,7 +160,7 @@ def render_isotropic(heart: Heart, phase: float, spacing_mm: float = 1.0) -> Cas
     for z in range(nz):
         origin = affine[:3, :3] @ np.array([0, 0, z]) + affine[:3, 3]
         cut = Slice(origin, affine[:3, 0], affine[:3, 1], -heart.axes_matrix[2], (ny, ny), spacing_mm)
-        tissue = heart.classify(cut.centres_mm(), phase)
+        tissue = heart.tissue_at(*cut.centres_mm(), phase)
         image[0, z], labels[0, z] = np.abs(table[tissue]), LABEL_OF_TISSUE[tissue]
     drawn = frozenset({Structure.LV, Structure.MYO, Structure.RV, Structure.SCAR, Structure.EDEMA})
     domain = Domain("bssfp", group=heart.group)
@@ -190,7 +195,7 @@ def _visible(sequence: str) -> NDArray[np.uint8]:
 
 
 def _mix_heart(heart: Heart, cut: Slice, window: tuple[slice, slice], phase: float) -> Mixture:
-    return mix(lambda points: heart.classify(points, phase), cut, *window)
+    return mix(lambda x, y, z: heart.tissue_at(x, y, z, phase), cut, *window)
 
 
 def _plan_stack(rng: np.random.Generator, session: Session) -> tuple[list[Slice], Affine]:
@@ -270,8 +275,8 @@ def _make_subject(folder: Path, plan: _Plan, write: Writer) -> tuple[list[Row], 
         scan = scan_heart(heart, sequence, plan.vendor, cine=cine, seed=plan.seed, subject=plan.index)
         name = f"{subject}_{sequence}"
         image, labels = f"images/{name}.nii.gz", f"labels/{name}.nii.gz"
-        write(folder / image, scan.image, scan.affine, scan.frame_interval_ms)
-        write(folder / labels, scan.labels, scan.affine, scan.frame_interval_ms)
+        write(folder / image, scan.image, scan.affine, frame_interval_ms=scan.frame_interval_ms)
+        write(folder / labels, scan.labels, scan.affine, frame_interval_ms=scan.frame_interval_ms)
         structures = ",".join(s.name for s in _DRAWN[sequence])
         rows.append(
             Row(
@@ -288,7 +293,7 @@ def _make_subject(folder: Path, plan: _Plan, write: Writer) -> tuple[list[Row], 
                 es_frame=scan.es_frame,
                 frame_interval_ms=scan.frame_interval_ms,
                 source=f"phantom {PHANTOM_VERSION}, seed {plan.seed}",
-            )  # fmt: skip
+            )
         )
     return rows, _truth(subject, plan, heart)
 

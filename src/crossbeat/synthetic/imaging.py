@@ -12,7 +12,7 @@ from scipy import fft, ndimage
 
 from crossbeat.synthetic import signal
 from crossbeat.synthetic.anatomy import Heart
-from crossbeat.synthetic.sampling import Mixture, Slice
+from crossbeat.synthetic.sampling import Mixture, Points, Slice
 from crossbeat.synthetic.scanners import Protocol, Scanner
 from crossbeat.synthetic.tissue import Tissue
 
@@ -78,7 +78,7 @@ def draw_session(
     """Chance decisions of one scan: contrast dose and TI miss, shim, bias, ghosting."""
     table, reference = _table(rng, scanner, sequence)
     protocol = scanner.protocols[sequence]
-    shim = rng.normal(0, scanner.shim_hz / 300, 3)
+    shim = rng.normal(0, scanner.shim_hz / 450, 3)
     bias = rng.normal(0, 0.0011 * scanner.field_t, (3, 3))
     return Session(
         heart, scanner, protocol, sequence, lattice, table, reference,
@@ -96,7 +96,7 @@ def slice_fields(session: Session, cut: Slice) -> Fields:
     centres = cut.centres_mm()
     heart = session.heart
     return Fields(
-        _texture(session.lattice, centres, 3.2),
+        _texture(session.lattice, centres, 4.5),
         _texture(session.lattice, centres, 13.0),
         _smooth_field(cut, lambda p: _shading(session, p)),
         _columns(
@@ -176,7 +176,7 @@ def _with_vessels(session: Session, fields: Fields, mixture: Mixture, image: Ima
     """Vessels of lung and liver: where the fine texture is highest; bright where blood is."""
     blood = session.table[Tissue.ARTERY]
     level = abs(float(blood if blood.ndim == 0 else blood[_CYCLES.size // 2])) / session.reference
-    for tissue, threshold, share in ((Tissue.LUNG, 1.25, 0.55), (Tissue.LIVER, 1.45, 0.45)):
+    for tissue, threshold, share in ((Tissue.LUNG, 1.9, 0.6), (Tissue.LIVER, 2.0, 0.45)):
         vessel = np.clip((fields.fine - threshold) * 2.5, 0, 1) * (mixture.tissue == tissue)
         image = image + share * vessel * (level - image)
     return image
@@ -193,9 +193,9 @@ def _with_flow(session: Session, fields: Fields, mixture: Mixture, image: Image,
     return np.asarray(image + session.ghost * np.roll(pulsing, image.shape[0] // 3, axis=0), np.float32)
 
 
-def _texture(lattice: Image, points: Image, period_mm: float) -> Image:
-    """Smooth noise of unit variance at points (y, x, 3), with blobs of about the period."""
-    coordinates = np.moveaxis(points * np.float32(1 / period_mm), -1, 0) + np.float32(period_mm)
+def _texture(lattice: Image, points: Points, period_mm: float) -> Image:
+    """Smooth noise of unit variance at points, each (y, x), with blobs of about the period."""
+    coordinates = np.stack(points) * np.float32(1 / period_mm) + np.float32(period_mm)
     noise = ndimage.map_coordinates(lattice, coordinates, order=1, mode="grid-wrap", output=np.float32)
     return np.asarray(
         noise * np.float32((2 / 3) ** -1.5), np.float32
@@ -205,7 +205,7 @@ def _texture(lattice: Image, points: Image, period_mm: float) -> Image:
 def _smooth_field(cut: Slice, of: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Image:
     """A function of place, known every few voxels and linear between."""
     weights, nodes = zip(*(_hat(n) for n in cut.shape), strict=True)
-    points = cut.points_mm(nodes[0][:, None], nodes[1][None, :]).astype(np.float64)
+    points = np.stack(cut.points_mm(nodes[0][:, None], nodes[1][None, :]), axis=-1).astype(np.float64)
     return np.asarray(weights[0] @ of(points).astype(np.float32) @ weights[1].T, np.float32)
 
 
@@ -239,14 +239,14 @@ _SENSITIVITY_AT_HEART: Final = 0.62
 
 
 def _off_resonance_hz(session: Session, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shim left over, growing with the fourth power of the distance, and the dip where lung, heart and liver meet."""
+    """Shim left over, growing with the sixth power of the distance, and the dip where lung, heart and liver meet."""
     heart = session.heart
     local = points - np.array(heart.chest.centre_mm)
     distance = np.linalg.norm(local, axis=-1) / 150.0
     spot = heart.heart_to_mm(np.array([-10.0, heart.shape.endo_mm + 8, 0.45 * heart.shape.length_mm]))
     dip = np.exp(-((points - spot) ** 2).sum(-1) / 22.0**2)
     strength = session.scanner.shim_hz
-    return np.asarray(local @ session.shim + strength * distance**4 + 0.9 * strength * dip)
+    return np.asarray(local @ session.shim + strength * distance**6 + 0.9 * strength * dip)
 
 
 def _columns(cycles: Image) -> NDArray[np.intp]:

@@ -22,7 +22,9 @@ IN_PLANE: Final = 4
 THROUGH_PLANE_MM: Final = 2.0
 _CHUNK: Final = 1 << 15
 
-Classify = Callable[[NDArray[np.floating[Any]]], NDArray[np.uint8]]
+Points = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+Classify = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]], NDArray[np.uint8]]
+"""`Tissue` at RAS+ x, y and z."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,17 @@ class Slice:
 
     def points_mm(
         self, rows: NDArray[Any], columns: NDArray[Any], depth_mm: NDArray[Any] | float = 0.0
-    ) -> NDArray[np.float32]:
-        """RAS+ mm (…, 3) of fractional voxel indices that broadcast against each other."""
-        y, x, d = (np.asarray(v, np.float32)[..., None] for v in (rows, columns, depth_mm))
-        right, down, normal, origin = (
-            v.astype(np.float32) for v in (self.right_mm, self.down_mm, self.normal, self.origin_mm)
+    ) -> Points:
+        """RAS+ mm x, y and z of fractional voxel indices that broadcast against each other."""
+        y, x, d = (np.asarray(v, np.float32) for v in (rows, columns, depth_mm))
+        steps = [v.astype(np.float32) for v in (self.down_mm, self.right_mm, self.normal, self.origin_mm)]
+        px, py, pz = (
+            y * down + o + d * normal + x * right for down, right, normal, o in zip(*steps, strict=True)
         )
-        return np.asarray(y * down + x * right + d * normal + origin, np.float32)
+        return px, py, pz
 
-    def centres_mm(self) -> NDArray[np.float32]:
-        """RAS+ mm (y, x, 3) of the voxels."""
+    def centres_mm(self) -> Points:
+        """RAS+ mm of the voxels, each (y, x)."""
         return self.points_mm(np.arange(self.shape[0])[:, None], np.arange(self.shape[1])[None, :])
 
     def window(self, points_mm: NDArray[np.float64]) -> tuple[slice, slice]:
@@ -179,7 +182,7 @@ def _shares(
     for start in range(0, rows.size, step):
         part = slice(start, start + step)
         points = cut.points_mm(rows[part, None] + dy, columns[part, None] + dx, dz)
-        kinds = classify(points).astype(np.int64)
+        kinds = classify(*points).astype(np.int64)
         kinds += np.arange(kinds.shape[0])[:, None] * len(Tissue)
         counts = np.bincount(kinds.ravel(), minlength=kinds.shape[0] * len(Tissue))
         shares[part] = counts.reshape(-1, len(Tissue)) / np.float32(dy.size)
@@ -193,5 +196,5 @@ def _classify(
     out = np.empty((y.shape[0], x.shape[1], depths.shape[2]), np.uint8)
     step = max(1, _CHUNK // (x.shape[1] * depths.shape[2]))
     for start in range(0, y.shape[0], step):
-        out[start : start + step] = classify(cut.points_mm(y[start : start + step], x, depths))
+        out[start : start + step] = classify(*cut.points_mm(y[start : start + step], x, depths))
     return out

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from crossbeat.synthetic.tissue import Tissue
 
+PHANTOM_VERSION: Final = "1"
+"""Changes whenever a picture would: method tables name the version that they were measured on."""
+
 Floats = NDArray[np.floating[Any]]
 
 
@@ -51,7 +54,7 @@ _TABLE: Final[Mapping[Tissue, _Row]] = MappingProxyType(
         Tissue.LUNG: _Row(
             1200, 41, 1400, 30, 0.10, 0.5
         ),  # density: Hatabu 1999, doi 10.1016/S0720-048X(98)00170-9
-        Tissue.FAT: _Row(343, 58, 382, 68, 0.70, 0.02),  # B, subcutaneous fat
+        Tissue.FAT: _Row(288, 165, 371, 133, 0.90, 0.02),  # Gold 2004, doi 10.2214/ajr.183.2.1830343
         Tissue.MUSCLE: _SOFT,
         Tissue.BONE: _Row(500, 2, 500, 2, 0.12, 0.02),  # cortical bone hardly shows; density MRXCAT
         Tissue.MARROW: _Row(549, 49, 586, 49, 0.60, 0.10),  # B, marrow of L4
