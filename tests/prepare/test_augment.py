@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy import ndimage, stats
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossbeat.labels import UNKNOWN
 from crossbeat.prepare.augment import (
@@ -53,6 +56,20 @@ EVERYTHING = Augmentation(
     noise_sd=(0.1, 0.3),
     noise_probability=0.5,
 )
+
+
+COMPILED = """
+import torch
+from crossbeat.prepare.augment import Augmentation, apply, draw
+settings = Augmentation(rotation_deg=(-20, 20), elastic_px=(1, 2), random_contrast_probability=0.5, blur_px=(0, 1),
+                        bias_field=(0.1, 0.2), noise_sd=(0.1, 0.2), noise_probability=0.5, contrast=(0.8, 1.2))
+image, labels = torch.randn(4, 1, 40, 40), torch.randint(0, 4, (4, 40, 40)).to(torch.uint8)
+made = draw(settings, 4, torch.Generator().manual_seed(0))
+plain = apply(made, image, labels, size=(32, 32))
+compiled = torch.compile(lambda d, i, k: apply(d, i, k, size=(32, 32)), fullgraph=True)(made, image, labels)
+torch.testing.assert_close(compiled[0], plain[0], atol=1e-3, rtol=1e-3)
+assert (compiled[1] != plain[1]).float().mean() < 1e-3
+"""
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -286,6 +303,32 @@ def test_computing_all_samples_as_a_device_does_equals_computing_the_drawn_ones(
     everywhere, labels_everywhere = apply(made, image, labels, size=(32, 32))
     torch.testing.assert_close(chosen, everywhere, atol=1e-5, rtol=1e-5)
     assert torch.equal(labels_chosen, labels_everywhere)
+
+
+def test_nothing_waits_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique", "_unique2"}
+
+    class Watch(TorchDispatchMode):
+        seen: ClassVar[set[str]] = set()
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.seen.add(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    image, labels = random_batch(6, 40, 40)
+    made = draw(EVERYTHING, 6, generator())
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # the way a device goes
+    with Watch() as watch:
+        apply(made, image, labels, size=(32, 32))
+    assert "grid_sampler_2d" in watch.seen
+    assert not watch.seen & waiting
+
+
+@pytest.mark.slow
+def test_compiles_as_one_graph_and_gives_the_same() -> None:
+    # In a process of its own: the shape checks of the test run do not go with torch.compile.
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_same_seed_draws_the_same_and_another_seed_does_not() -> None:

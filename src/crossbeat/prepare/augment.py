@@ -114,12 +114,9 @@ def _move(
         field = (image.shape[2], image.shape[3])
         grid = _grid(backward, displacement, draw.displacement_spacing_px, field, size)
         low = image.amin((2, 3), keepdim=True)
-        return (
-            F.grid_sample(image - low, grid, "bilinear", "zeros", align_corners=False).add_(low),
-            F.grid_sample(labels[:, None].float(), grid, "nearest", "zeros", align_corners=False)[
-                :, 0
-            ].byte(),
-        )
+        lit = F.grid_sample(image - low, grid, "bilinear", "zeros", align_corners=False)
+        named = F.grid_sample(labels[:, None].float(), grid, "nearest", "zeros", align_corners=False)
+        return lit.add_(low), named[:, 0].byte()
 
     still = _crop(image, size).clone(), _crop(labels, size).clone()
     moved = _where(draw.moved, still, warp, image, labels, draw.backward, draw.displacement)
@@ -139,20 +136,21 @@ def _grid(
     size: tuple[int, int],
 ) -> Float[Tensor, "n h w 2"]:
     """Where each output pixel is found, as `grid_sample` wants it: (column, row), the field's edges at ±1."""
-    device = backward.device
     rows, columns = (
-        torch.arange(length, dtype=torch.float32, device=device) - (length - 1) / 2 for length in size
+        torch.arange(length, dtype=torch.float32, device=backward.device) - (length - 1) / 2
+        for length in size
     )
-    # The middle of the output on the field is where `_crop` has it.
+    # Pixels to halves of the field, about the middle that `_crop` has.
     scale = [2 / long for long in field]
-    middle = [
+    start = [
         ((long - short) // 2 + short / 2) * 2 / long - 1 for long, short in zip(field, size, strict=True)
     ]
-    row, column = (backward[:, axis] * scale[axis] for axis in (0, 1))
-    linear = torch.stack((column, row), dim=1)[..., None, None]
-    along_columns = linear[:, :, 1] * columns + linear[:, :, 2]
-    along_columns = torch.cat((along_columns[:, :1] + middle[1], along_columns[:, 1:] + middle[0]), dim=1)
-    grid = linear[:, :, 0] * rows[:, None] + along_columns
+    column, row = (backward[:, axis, :, None] * scale[axis] for axis in (1, 0))
+    along_rows = torch.stack((column[:, 0] * rows, row[:, 0] * rows), dim=1)
+    along_columns = torch.stack(
+        (column[:, 1] * columns + column[:, 2] + start[1], row[:, 1] * columns + row[:, 2] + start[0]), dim=1
+    )
+    grid = along_rows[..., None] + along_columns[:, :, None]
     if displacement is not None:
         control = torch.stack((displacement[:, 1] * scale[1], displacement[:, 0] * scale[0]), dim=1)
         grid += smooth_field(control, spacing_px, size)

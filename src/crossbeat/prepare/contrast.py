@@ -124,6 +124,5 @@ def _catmull_rom(heights: Float[Tensor, "n k"], x: Float[Tensor, "n m"]) -> Floa
 
 
 def _root_mean_square(image: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c 1 1"]:
-    return (
-        torch.linalg.vector_norm(image, dim=(2, 3), keepdim=True) * (image.shape[2] * image.shape[3]) ** -0.5
-    )
+    length: Tensor = torch.linalg.vector_norm(image, dim=(2, 3), keepdim=True)
+    return length / math.sqrt(image.shape[2] * image.shape[3])
