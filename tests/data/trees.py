@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 from crossbeat.labels import CONVENTIONS, Structure
 
-AFFINE = np.diag([-1.3, -1.5, 8.0, 1.0])
+AFFINE = np.array([[-1.3, 0, 0, 30], [0, -1.5, 0, -20], [0, 0, 8.0, 10], [0, 0, 0, 1]])
 SIZE = (24, 22, 4)
 """Stored (i, j, k) of every tiny scan."""
 

@@ -19,7 +19,7 @@ _SPLITS: Final = {"training": "train", "testing": "test"}
 
 def index_acdc(root: Path, folder: Path) -> Listing:
     """One row a patient, in order of their numbers; `root` is the download, its training or its testing folder."""
-    patients = sorted(p.parent for p in root.rglob("patient*/Info.cfg"))
+    patients = sorted((p.parent for p in root.rglob("patient*/Info.cfg")), key=lambda p: p.name)
     if not patients:
         raise nothing_found(root, "training/patient001/Info.cfg and so on")
     rows, remarks = [], []
