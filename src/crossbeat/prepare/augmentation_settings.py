@@ -71,7 +71,7 @@ class Augmentation(BaseModel, extra="forbid", frozen=True):
     elastic_spacing_px: float = Field(
         32, ge=16, le=256, description="px between its control points (cubic B-splines, Rueckert 1999)"
     )
-    elastic_probability: Probability = Field(1, description="0.2 in nnU-Net v1")
+    elastic_probability: Probability = Field(1, description="share of samples so deformed; 0 in " + _NNUNET)
     random_contrast_probability: Probability = Field(
         0, description="share of samples shown through a random transfer curve, issue 2 point 5"
     )
@@ -164,7 +164,8 @@ STANDARD: Final = Augmentation(
 """A strong recipe after nnU-Net v2 (Isensee 2021), whose ranges of zoom, gamma, contrast, blur and noise it keeps.
 
 Ours: rotations of ±30 degrees rather than ±180, since all scans are turned to one lay when read; elastic
-deformation and bias field, as in the heavier variant that won M&Ms (Full 2020, arXiv 2011.07592) and for coils.
+deformation, and a bias field for coils. That stronger augmentation carries a network over to other vendors was
+shown on M&Ms by its winner (Full 2020, arXiv 2011.07592).
 """
 
 RANDOM_CONTRAST: Final = STANDARD.model_copy(update={"random_contrast_probability": 0.8})
@@ -175,7 +176,7 @@ CHEN2020: Final = Augmentation(
     shear_deg=(-math.degrees(0.1), math.degrees(0.1)),
     anisotropic_zoom=(0.8, 1.2),
 )
-"""Chen 2020 as its code has it (methods.md 1.4); there nearest neighbour also for images, here linear."""
+"""Chen 2020 as its code has it (methods.md 1.5); there nearest neighbour also for images, here linear."""
 
 PRESETS: Final[Mapping[str, Augmentation]] = {
     "none": NONE,
