@@ -286,6 +286,16 @@ def test_other_files_are_passed_over_and_a_bad_series_does_not_hide_a_good_one(t
     assert (len(stacks), len(refused)) == (1, 1)
 
 
+def test_a_damaged_dicom_file_is_told_by_name(tmp_path: Path) -> None:
+    trees.cine(tmp_path)
+    (tmp_path / "torn.dcm").write_bytes(b"\0" * 50)
+    stacks, refused = read_folder(tmp_path)
+    assert len(stacks) == 1
+    assert [str(r) for r in refused] == [
+        f"{tmp_path}: series 'torn.dcm': is no readable DICOM file; export it again"
+    ]
+
+
 def test_an_index_of_dicom_writes_nifti_and_keeps_the_source(tmp_path: Path) -> None:
     trees.dicom(tmp_path / "in")
     trees.cine(tmp_path / "in" / "p1" / "scout", uid="1.8", change=_localiser)

@@ -22,6 +22,7 @@ from crossbeat.data.series import SeriesHeader, looks_like_localiser, looks_long
 
 _LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ENHANCED_MR: Final = "1.2.840.10008.5.1.4.1.1.4.1"  # SOP class, DICOM PS3.4 B.5
+_DICOM_NAMES: Final = (".dcm", ".dicom", ".ima")
 _SAME_DIRECTION: Final = 1e-3  # largest difference of direction cosines within a stack
 _SAME_PLACE_MM: Final = 0.05  # two images nearer than this along the normal are one slice
 _UNEVEN: Final = 0.05  # share of the slice distance by which a gap may differ: half a mm in ten
@@ -101,7 +102,7 @@ class _CannotStackError(Exception):
 def read_folder(folder: Path) -> tuple[list[Stack], list[Refusal]]:
     """All stacks in a folder, its sub-folders included, and a refusal for every series that is none.
 
-    Files that are no DICOM are passed over. A folder without any DICOM gives two empty lists.
+    Files that neither are DICOM nor have its name are passed over. A folder without any DICOM gives two empty lists.
     """
     with pydicom.config.disable_value_validation():
         series, refused = _collect(folder)
@@ -116,14 +117,19 @@ def read_folder(folder: Path) -> tuple[list[Stack], list[Refusal]]:
 
 def _collect(folder: Path) -> tuple[list[_Series], list[Refusal]]:
     found: dict[str, _Series] = {}
+    unreadable = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         try:
             dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        except (InvalidDicomError, OSError, EOFError, ValueError, AttributeError):
+            uid = str(dataset.get("SeriesInstanceUID", "")) or f"{path.parent}"
+            if uid not in found:
+                found[uid] = _Series(_header(dataset, path), str(dataset.get("StudyInstanceUID", "")))
+        except (InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError):
+            if path.suffix.lower() in _DICOM_NAMES:
+                unreadable.append(
+                    Refusal(path.parent, path.name, "is no readable DICOM file; export it again")
+                )
             continue
-        uid = str(dataset.get("SeriesInstanceUID", "")) or f"{path.parent}"
-        if uid not in found:
-            found[uid] = _Series(_header(dataset, path), str(dataset.get("StudyInstanceUID", "")))
         one = found[uid]
         try:
             one.planes += _planes(dataset, path)
@@ -132,7 +138,7 @@ def _collect(folder: Path) -> tuple[list[_Series], list[Refusal]]:
     for one in found.values():
         one.problem = one.problem or _kind_problem(one)
     bad = [Refusal(s.header.folder, s.header.name, s.problem) for s in found.values() if s.problem]
-    return [s for s in found.values() if not s.problem], bad
+    return [s for s in found.values() if not s.problem], unreadable + bad
 
 
 def _header(dataset: pydicom.Dataset, path: Path) -> SeriesHeader:
