@@ -21,7 +21,7 @@ from crossbeat.synthetic import motion
 from crossbeat.synthetic.chest import Chest, chest_tissue, draw_chest
 from crossbeat.synthetic.motion import Instant, Material, Motion
 from crossbeat.synthetic.population import draw_ventricles
-from crossbeat.synthetic.shape import MYOCARDIAL_DENSITY_G_PER_ML, Floats, Shape
+from crossbeat.synthetic.shape import MYOCARDIAL_DENSITY_G_PER_ML, RV_ABOVE_MM, Floats, Shape
 from crossbeat.synthetic.tissue import NOWHERE, Tissue
 
 GROUPS: Final = ("NOR", "DCM", "HCM", "MINF", "RV")
@@ -78,6 +78,8 @@ class Heart:
     """Thickness of the epicardial fat where it is thick."""
     beat_ms: float
     """Length of the cycle."""
+    plan_rad: float
+    """Turn of the image axes against the heart's, in plane: how the technician laid the field of view."""
 
     @classmethod
     def draw(cls, rng: np.random.Generator, group: str = "NOR") -> Heart:
@@ -217,7 +219,9 @@ class Heart:
     def _heart_tissue(self, now: Instant, x: Floats, y: Floats, z: Floats) -> NDArray[np.uint8]:
         material = motion.pull_back_heart(self.shape, now, x, y, z)
         tissue = np.full(x.shape, NOWHERE, np.uint8)
-        above = material.z < 0
+        cut, q = material.surfaces, material.squared_radius
+        right = (q >= cut.epicardium) & (q < cut.outside) & (cut.right > cut.epicardium + 1.0)
+        above = (material.z < 0) & ~(right & (material.z > -RV_ABOVE_MM))
         tissue[above] = _atria(self, *(np.asarray(v)[above] for v in material[:3]))
         self._fill_ventricles(tissue, material, above)
         return tissue
@@ -232,7 +236,7 @@ class Heart:
         tissue[below & (q < cut.outside)] = Tissue.RV_WALL
         tissue[below & (q < cut.right)] = Tissue.RV_BLOOD
         right = below & (q < cut.right) & (q >= cut.epicardium)
-        tissue[right] = _right_tissue(at, right)
+        tissue[right] = _right_tissue(self.shape, at, right)
         wall = below & (q < cut.epicardium) & (q >= cut.endocardium)
         tissue[wall] = _wall_tissue(self.shape, at, wall)
         cavity = below & (q < cut.endocardium)
@@ -240,10 +244,18 @@ class Heart:
 
     def _outer_surfaces(self, at: Material) -> tuple[Floats, Floats]:
         """Radii of the fat's and of the pericardium's outer surface, mm."""
-        cr, sr = float(np.cos(self.shape.rv_rad)), float(np.sin(self.shape.rv_rad))
-        towards_rv = np.clip(0.55 + 0.6 * (at.c * cr + at.s * sr) - 0.15 * at.s, 0.12, 1)
-        groove = 0.5 * np.exp(-((at.z * (1 / 16.0)) ** 2))
-        fat = self.fat_mm * (towards_rv + groove)
+        # Thick in the grooves between the ventricles and under the atria, thin over the free walls.
+        grooves = np.zeros_like(at.c)
+        for degrees in (-72.0, 78.0):
+            angle = self.shape.rv_rad + float(np.deg2rad(degrees))
+            along = at.c * float(np.cos(angle)) + at.s * float(np.sin(angle))
+            grooves += np.exp(9 * (along - 1))
+        waves = 0.5 + 0.5 * np.sin(0.11 * at.x + 0.13 * at.z + self.shape.relief) * np.sin(
+            0.12 * at.y - 0.05 * at.z
+        )
+        towards_rv = np.clip(0.6 + at.c, 0, 1) * (0.15 + 0.5 * waves)
+        base = 0.7 * np.exp(-((at.z * (1 / 14.0)) ** 2)) * (0.4 + 0.6 * waves)
+        fat = self.fat_mm * (0.03 + 0.8 * grooves + towards_rv + base)
         beyond = np.maximum(at.z - (self.shape.length_mm - 1.0), 0)
         r = np.sqrt(at.surfaces.outside)
         radius = np.where(beyond < fat, r + fat, 0.0)
@@ -269,7 +281,18 @@ def _draw(rng: np.random.Generator, group: str) -> Heart:
     chest = draw_chest(rng, _outer_points(shape, fat) @ axes + base, sex)
     rows = tuple((float(r[0]), float(r[1]), float(r[2])) for r in axes)
     place = (float(base[0]), float(base[1]), float(base[2]))
-    return Heart(group, sex, shape, beat, chest, rows, place, fat, 60000 / rng.uniform(55, 85))
+    return Heart(
+        group,
+        sex,
+        shape,
+        beat,
+        chest,
+        rows,
+        place,
+        fat,
+        60000 / rng.uniform(55, 85),
+        float(rng.normal(0, 0.16)),
+    )
 
 
 def _outer_points(shape: Shape, fat_mm: float) -> NDArray[np.float64]:
@@ -310,27 +333,44 @@ def _cavity_tissue(shape: Shape, at: Material, where: NDArray[np.bool_]) -> NDAr
     share = np.sqrt(q / np.maximum(at.surfaces.endocardium[where], 1e-6))
     u, v, level = share * c, share * s, z * (1 / shape.cavity_end_mm)
     tissue = np.full(q.shape, Tissue.LV_BLOOD, np.uint8)
-    for degrees, thick in ((228.0, 0.155), (118.0, 0.145)):
-        angle = np.deg2rad(degrees)
-        taper = 1 - ((level - 0.52) * (1 / 0.27)) ** 2
-        lean = 0.80 - 0.22 * (0.75 - level)
-        du, dv = u - lean * float(np.cos(angle)), v - lean * float(np.sin(angle))
-        tissue[du * du + dv * dv < thick * thick * taper] = Tissue.PAPILLARY
-    ridges = np.sin(0.62 * at.x[where] + 0.21 * z) * np.sin(0.55 * at.y[where] - 0.17 * z + 1.0)
-    rim = share > 0.93 - 0.16 * np.clip(level - 0.35, 0, 0.5)
-    tissue[rim & (ridges > 0.15) & (level > 0.25)] = Tissue.PAPILLARY
+    for degrees, thick, phase in ((225.0, 0.19, 0.0), (115.0, 0.17, 2.0)):
+        angle = float(np.deg2rad(degrees)) + 0.2 * float(np.sin(shape.relief + phase))
+        taper = 1 - ((level - 0.54) * (1 / 0.29)) ** 2
+        along = u * float(np.cos(angle)) + v * float(np.sin(angle))
+        across = v * float(np.cos(angle)) - u * float(np.sin(angle))
+        # Heads stand free in the blood; towards the apex the muscle grows into the wall.
+        beyond = along - (0.78 - 0.25 * (0.8 - level))
+        beyond = np.where(beyond > 0, beyond * np.clip(4 * (0.62 - level), 0, 1), beyond)
+        uneven = 1 + 0.3 * np.sin(0.35 * z + 9 * u + shape.relief + phase)
+        tissue[across * across + beyond * beyond < (thick * thick) * taper * uneven] = Tissue.PAPILLARY
+    ridges = _relief(at.x[where], at.y[where], z, shape.relief)
+    depth = 0.015 + (0.05 + 0.16 * np.clip(level - 0.25, 0, 0.6)) * np.clip(ridges - 0.25, 0, 1.2)
+    tissue[(share > 1 - depth) & (level > 0.12)] = Tissue.PAPILLARY
     return tissue
 
 
-def _right_tissue(at: Material, where: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Blood, and trabeculae along the free wall."""
+def _right_tissue(shape: Shape, at: Material, where: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Blood, trabeculae along the free wall, more towards the apex, and the moderator band."""
     q, inner, outer = (v[where] for v in (at.squared_radius, at.surfaces.epicardium, at.surfaces.right))
     share = (q - inner) / np.maximum(outer - inner, 1e-6)
-    z = at.z[where]
-    ridges = np.sin(0.48 * at.x[where] + 0.15 * z) * np.sin(0.52 * at.y[where] - 0.25 * z)
+    x, y, z = at.x[where], at.y[where], at.z[where]
+    level = z * (1 / shape.length_mm)
+    ridges = _relief(0.8 * x, 0.8 * y, 0.8 * z, shape.relief + 1)
+    depth = (0.06 + 0.30 * np.clip(level - 0.1, 0, 0.8)) * np.clip(ridges - 0.1, 0, 1.4)
     tissue = np.full(q.shape, Tissue.RV_BLOOD, np.uint8)
-    tissue[(share > 0.84 - 0.003 * z) & (ridges > 0.22)] = Tissue.RV_TRABECULA
+    tissue[share > 1 - depth] = Tissue.RV_TRABECULA
+    band = (y - 6 * np.sin(0.1 * x + shape.relief)) ** 2 + (z - 0.62 * shape.length_mm) ** 2
+    tissue[band < 2.6**2] = Tissue.RV_TRABECULA
     return tissue
+
+
+def _relief(x: Floats, y: Floats, z: Floats, start: float) -> Floats:
+    """A bumpy function of about unit size, positive on half of space, different in every heart."""
+    first = np.sin(0.47 * x + 0.13 * z + start) * np.sin(0.41 * y - 0.16 * z + 2 * start)
+    second = np.sin(0.83 * x - 0.37 * y + 0.09 * z + 3 * start) + np.sin(
+        0.29 * x + 0.71 * y + 0.11 * z - start
+    )
+    return np.asarray(first + 0.45 * second)
 
 
 def _atria(heart: Heart, x: Floats, y: Floats, z: Floats) -> NDArray[np.uint8]:

@@ -113,7 +113,7 @@ def _wall(
     tissue[(np.abs(outside - sheet) < 1.4) & (outside < thick)] = Tissue.FAT
     tissue[outside >= thick] = Tissue.FAT
     deep = (outside > 16) & (outside < thick - 4)
-    tissue[deep & (np.sin(0.07 * z + 0.05 * x + chest.turn) * np.sin(0.06 * y - 0.05 * z) > 0.45)] = (
+    tissue[deep & (np.sin(0.07 * z + 0.05 * x + chest.turn) * np.sin(0.06 * y - 0.05 * z) > 0.72)] = (
         Tissue.FAT
     )
     tissue[outside >= fat] = Tissue.SKIN
@@ -126,7 +126,7 @@ def _inside(chest: Chest, x: Floats, y: Floats, z: Floats, outside: Floats) -> N
     diaphragm = _diaphragm(chest, x, y, outside)
     middle = ((x + 4) * (1 / 30.0)) ** 2 + ((y + 0.42 * chest.half_depth_mm) * (1 / 44.0)) ** 2 < 1
     tissue[middle] = Tissue.FAT
-    front = (y > 0.78 * chest.half_depth_mm) & (np.abs(x) < 26)
+    front = (x * (1 / 34.0)) ** 2 + ((y - 1.02 * chest.half_depth_mm) * (1 / 20.0)) ** 2 < 1
     tissue[front] = Tissue.FAT
     oesophagus = ((x + 8) ** 2 + (y + 0.40 * chest.half_depth_mm) ** 2) < 64
     tissue[oesophagus] = Tissue.MUSCLE

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from crossbeat.case import Case, Domain
 from crossbeat.cohort import Cohort, Row, write_cohort
@@ -25,7 +26,7 @@ from crossbeat.labels import Structure
 from crossbeat.synthetic.anatomy import GROUPS, LABEL_OF_TISSUE, Heart
 from crossbeat.synthetic.chest import chest_tissue
 from crossbeat.synthetic.imaging import Image, Session, acquire, draw_lattice, draw_session, slice_fields
-from crossbeat.synthetic.sampling import Mixture, Slice, mix, sax_affine
+from crossbeat.synthetic.sampling import Mixture, Slice, mix, mix_around, sax_affine
 from crossbeat.synthetic.scanners import SEQUENCES, find_scanner
 from crossbeat.synthetic.signal import PHANTOM_VERSION, bssfp_table
 
@@ -131,9 +132,8 @@ def scan_slice(
     """Image and labels (t, y, x) of one slice at several phases; the chest is sampled once for all."""
     heart = session.heart
     fields = slice_fields(session, cut)
-    everything = slice(0, cut.shape[0]), slice(0, cut.shape[1])
-    still = mix(lambda x, y, z: chest_tissue(heart.chest, x, y, z), cut, *everything)
     window = cut.window(heart.bounds_mm())
+    still = mix_around(lambda x, y, z: chest_tissue(heart.chest, x, y, z), cut, *window)
     label_of_tissue = _visible(session.sequence)
     images, labels = [], []
     for phase in phases.tolist():
@@ -207,7 +207,7 @@ def _plan_stack(rng: np.random.Generator, session: Session) -> tuple[list[Slice]
     protocol, heart = session.protocol, session.heart
     ny, nx = protocol.matrix
     count, spacing = _coverage(rng, session)
-    axes = _plan_axes(rng, heart)
+    axes = _plan_axes(rng, session)
     right, down, up = -axes[0] * protocol.pixel_mm, axes[1] * protocol.pixel_mm, -axes[2]
     middle = heart.heart_to_mm(np.array([0, 0, 0.5 * heart.shape.length_mm]) + rng.normal(0, 2, 3))
     middle = middle - 0.10 * ny * down + 0.12 * nx * right
@@ -231,12 +231,12 @@ def _coverage(rng: np.random.Generator, session: Session) -> tuple[int, float]:
     return count, max(spacing, min(wanted / count, protocol.spacing_mm[1] + 2.0))
 
 
-def _plan_axes(rng: np.random.Generator, heart: Heart) -> NDArray[np.float64]:
-    """The heart's axes as a technician hits them, within about 2 degrees."""
-    x, y, z = np.deg2rad(rng.normal(0, 1.5, 3))
-    turn = np.array([[1, -z, y], [z, 1, -x], [-y, x, 1]])
-    u, _, vt = np.linalg.svd(turn @ heart.axes_matrix)
-    return np.asarray(u @ vt)
+def _plan_axes(rng: np.random.Generator, session: Session) -> NDArray[np.float64]:
+    """The heart's axes as a technician hits them, within about 2 degrees, turned in plane as the subject needs."""
+    turn = session.heart.plan_rad
+    c, s = np.cos(turn), np.sin(turn)
+    miss = Rotation.from_rotvec(np.deg2rad(rng.normal(0, 1.5, 3))).as_matrix()
+    return np.asarray(np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) @ session.heart.axes_matrix @ miss)
 
 
 def _breath(rng: np.random.Generator) -> NDArray[np.float64]:

@@ -20,8 +20,8 @@ from crossbeat.synthetic.shape import Floats, Shape, Surfaces
 
 _FADE_MM: Final = 25.0
 """Over this the motion fades outside the free walls."""
-_BASE_MM: Final = 6.0
-_ATRIA_MM: Final = 70.0
+_BASE_MM: Final = 17.0
+_ATRIA_MM: Final = 80.0
 _APEX_MM: Final = 3.0
 _BELOW_MM: Final = 40.0
 
@@ -183,7 +183,7 @@ def _twist(shape: Shape, now: Instant, height: Floats) -> Floats:
 
 def _presence(shape: Shape, height: Floats) -> Floats:
     """1 along the ventricles, falling smoothly to 0 above the atria and below the apex."""
-    above = _smooth_array((-height - 5.0) * (1 / 55.0))
+    above = _smooth_array((-height - 16.0) * (1 / 55.0))
     below = _smooth_array((height - shape.length_mm - _APEX_MM) * (1 / 25.0))
     return (1 - above) * (1 - below)
 

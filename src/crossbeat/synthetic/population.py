@@ -165,11 +165,13 @@ def _draw_shape(rng: np.random.Generator, ranges: Ranges, group: str) -> Shape:
         bump=max(bump, 0.0),
         bump_rad=bump_rad,
         rv_centre_mm=1.0,
-        rv_radius_mm=1.5,
+        rv_depth_mm=1.5,
+        rv_height_mm=rng.uniform(1.30, 1.50),
         rv_length_mm=2.5,
         rv_level_mm=0.1,
         rv_rad=rv_rad,
         rv_wall_mm=rng.uniform(2.4, 3.4),
+        relief=rng.uniform(0, 2 * np.pi),
         scar=_draw_scar(rng) if group == "MINF" else None,
     )
 
@@ -212,10 +214,11 @@ def _scaled_to(shape: Shape, edv_ml: float, mass_g: float, rv_edv_ml: float) -> 
     def with_right(share: float) -> Shape:
         return replace(
             shape,
-            rv_centre_mm=0.80 * share * reach,
-            rv_radius_mm=1.18 * share * reach,
-            rv_length_mm=0.97 * shape.length_mm,
-            rv_level_mm=6.0,
+            rv_centre_mm=0.92 * share * reach,
+            rv_depth_mm=1.06 * share * reach,
+            rv_height_mm=1.06 * shape.rv_height_mm * share * reach,
+            rv_length_mm=0.92 * shape.length_mm,
+            rv_level_mm=2.0,
         )
 
     return with_right(_solve(lambda share: with_right(share).rv_cavity_ml() - rv_edv_ml, 0.55, 2.5))

@@ -152,6 +152,22 @@ def mix(classify: Classify, cut: Slice, rows: slice, columns: slice, in_plane: i
     return Mixture(low, mixed, shares)
 
 
+def mix_around(classify: Classify, cut: Slice, rows: slice, columns: slice) -> Mixture:
+    """Tissue shares of a whole slice but for a window, which stays empty, to be filled by `with_window`."""
+    height, width = cut.shape
+    whole = Mixture(
+        np.zeros(cut.shape, np.uint8), np.zeros(0, np.int64), np.zeros((0, len(Tissue)), np.float32)
+    )
+    for r, c in (
+        (slice(0, rows.start), slice(0, width)),
+        (slice(rows.stop, height), slice(0, width)),
+        (rows, slice(0, columns.start)),
+        (rows, slice(columns.stop, width)),
+    ):
+        whole = whole.with_window(r, c, mix(classify, cut, r, c))
+    return whole
+
+
 def mix_everywhere(classify: Classify, cut: Slice, in_plane: int, depths_mm: NDArray[np.float64]) -> Mixture:
     """Tissue shares with every sample of every voxel taken: the slow way, for comparison."""
     mixed = np.arange(cut.shape[0] * cut.shape[1])

@@ -19,7 +19,9 @@ Floats = NDArray[np.floating[Any]]
 MYOCARDIAL_DENSITY_G_PER_ML: Final = 1.05
 """Density of myocardium, Vinnakota 2004, doi 10.1152/ajpheart.00478.2003 (1.053); 1.05 is the field's habit."""
 
-_EXTENDED_ABOVE_MM: Final = 10.0
+_EXTENDED_ABOVE_MM: Final = 18.0
+RV_ABOVE_MM: Final = 12.0
+"""How far the RV, with its outflow tract, reaches above the mitral plane."""
 _INSERTION_MM: Final = 2.0
 _ANGLES: Final = 240
 _HEIGHTS: Final = 96
@@ -86,13 +88,18 @@ class Shape:
     """Asymmetric hypertrophy: extra thickness of the bump as a share of `wall_mm`."""
     bump_rad: float
     rv_centre_mm: float
-    """Distance of the RV's circle from the long axis, at the level where it is widest."""
-    rv_radius_mm: float
+    """Distance of the middle of the RV's ellipse from the long axis, at the level where it is widest."""
+    rv_depth_mm: float
+    """Semi-axis of that ellipse away from the septum; larger than `rv_centre_mm`."""
+    rv_height_mm: float
+    """Semi-axis along the septum."""
     rv_length_mm: float
     rv_level_mm: float
     rv_rad: float
     """Direction of the RV's centre."""
     rv_wall_mm: float
+    relief: float
+    """A random angle for what no formula needs to be the same in two hearts: trabeculae, fat."""
     scar: Scar | None = None
 
     @property
@@ -141,13 +148,16 @@ class Shape:
         return Surfaces(endocardium, epicardium, right, (r + depth + wall) ** 2)
 
     def _rv_reach(self, z: Floats, c: Floats, s: Floats) -> Floats:
-        """Distance from the long axis to the RV's circle, seen from the axis, mm."""
+        """Distance from the long axis to the RV's ellipse, which holds the axis, seen from the axis, mm."""
         cr, sr = float(np.cos(self.rv_rad)), float(np.sin(self.rv_rad))
         along, across = c * cr + s * sr, s * cr - c * sr
-        level = np.maximum(z, -_EXTENDED_ABOVE_MM) - self.rv_level_mm
-        taper = np.sqrt(np.maximum(1 - (level / self.rv_length_mm) ** 2, 0))
-        under = self.rv_radius_mm**2 - (self.rv_centre_mm * across) ** 2
-        return taper * (self.rv_centre_mm * along + np.sqrt(np.maximum(under, 0)))
+        level = np.maximum(np.maximum(z, -_EXTENDED_ABOVE_MM) - self.rv_level_mm, 0) * (1 / self.rv_length_mm)
+        taper = np.sqrt(np.maximum(1 - level * level * level, 0))
+        p, q = 1 / self.rv_depth_mm**2, 1 / self.rv_height_mm**2
+        a = along * along * p + across * across * q
+        half_b = along * (self.rv_centre_mm * p)
+        root = np.sqrt(half_b * half_b + a * (1 - self.rv_centre_mm**2 * p))
+        return np.asarray(taper * (half_b + root) / np.maximum(a, 1e-12))
 
     def contraction(self, z: Floats, c: Floats, s: Floats) -> Floats:
         """How strongly the wall pulls in, in mm² of squared radius: the cavity's own, less in the infarct.
@@ -177,7 +187,7 @@ class Shape:
             cut = self.surfaces(z, c, s)
             return (cut.right - cut.epicardium) / 2
 
-        return self._integrate(area, self.length_mm, pieces=6)
+        return self._integrate(area, self.length_mm, pieces=6, start_mm=-RV_ABOVE_MM)
 
     def contraction_ml(self) -> float:
         """Integral of `contraction` over the cavity's height: what a unit of pull takes from the cavity."""
@@ -200,12 +210,12 @@ class Shape:
         z, c, s = self._rays(np.linspace(0, self.length_mm, 60))
         return float(np.sqrt(self.surfaces(z, c, s).outside.max()))
 
-    def _integrate(self, area: Any, end_mm: float, pieces: int = 2) -> float:
+    def _integrate(self, area: Any, end_mm: float, pieces: int = 2, start_mm: float = 0.0) -> float:
         """Gauss-Legendre in z, trapezium (exact for smooth periodic functions) around; mm³ to ml."""
         nodes, weights = np.polynomial.legendre.leggauss(_HEIGHTS)
         total = 0.0
         for k in range(pieces):
-            low, high = end_mm * k / pieces, end_mm * (k + 1) / pieces
+            low, high = (start_mm + (end_mm - start_mm) * (k + i) / pieces for i in (0, 1))
             z, c, s = self._rays(low + (high - low) * (nodes + 1) / 2)
             rings = np.broadcast_to(area(z, c, s), z.shape).mean(axis=1) * 2 * np.pi
             total += float(rings @ weights) * (high - low) / 2

@@ -54,7 +54,7 @@ _TABLE: Final[Mapping[Tissue, _Row]] = MappingProxyType(
         Tissue.LUNG: _Row(
             1200, 41, 1400, 30, 0.10, 0.5
         ),  # density: Hatabu 1999, doi 10.1016/S0720-048X(98)00170-9
-        Tissue.FAT: _Row(288, 165, 371, 133, 0.90, 0.02),  # Gold 2004, doi 10.2214/ajr.183.2.1830343
+        Tissue.FAT: _Row(288, 165, 371, 133, 0.70, 0.02),  # Gold 2004, doi 10.2214/ajr.183.2.1830343
         Tissue.MUSCLE: _SOFT,
         Tissue.BONE: _Row(500, 2, 500, 2, 0.12, 0.02),  # cortical bone hardly shows; density MRXCAT
         Tissue.MARROW: _Row(549, 49, 586, 49, 0.60, 0.10),  # B, marrow of L4
@@ -69,7 +69,7 @@ _TABLE: Final[Mapping[Tissue, _Row]] = MappingProxyType(
             1441, 180, 1932, 150, 0.95, 0.58
         ),  # venous: T2 falls with oxygen, Wright 1991 jmri.1880010303
         Tissue.LA_BLOOD: _BLOOD,
-        Tissue.RA_BLOOD: _Row(1441, 180, 1932, 150, 0.95, 0.58),
+        Tissue.RA_BLOOD: _Row(1441, 200, 1932, 165, 0.95, 0.58),
         Tissue.MYOCARDIUM: _HEART,
         Tissue.PAPILLARY: _HEART,
         Tissue.RV_WALL: _HEART,
