@@ -164,8 +164,8 @@ STANDARD: Final = Augmentation(
 """A strong recipe after nnU-Net v2 (Isensee 2021), whose ranges of zoom, gamma, contrast, blur and noise it keeps.
 
 Ours: rotations of ±30 degrees rather than ±180, since all scans are turned to one lay when read; elastic
-deformation, and a bias field for coils. That stronger augmentation carries a network over to other vendors was
-shown on M&Ms by its winner (Full 2020, arXiv 2011.07592).
+deformation, and a bias field for coils. Augmentation against vendor shift was studied by
+the winner of M&Ms (Full 2020, arXiv 2011.07592).
 """
 
 RANDOM_CONTRAST: Final = STANDARD.model_copy(update={"random_contrast_probability": 0.8})
