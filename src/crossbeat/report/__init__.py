@@ -1,0 +1,142 @@
+"""A run folder → one self-contained HTML page that a researcher would show, and its charts as SVG files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from crossbeat.cohort import Cohort
+from crossbeat.report import page as pages
+from crossbeat.report.cases import ReadPrediction, case_views, worst_median_best
+from crossbeat.report.charts import Chart, curve_chart
+from crossbeat.report.clinical import agreements, index_table, volume_curves
+from crossbeat.report.provenance import provenance, settings_text
+from crossbeat.report.run_folder import RunFolder, as_text, read_run
+from crossbeat.report.tables import blocks, data_table, headline_scores
+
+__all__ = ["ReadPrediction", "headline", "write_report"]
+
+
+def write_report(
+    run: Path, cohort: Cohort | None, read_prediction: ReadPrediction, *, title: str | None = None
+) -> Path:
+    """Write `report.html` into a run folder, and its charts as SVG into `figures/`; the path of the page.
+
+    `cohort` reads the images and references of the scans that were scored (their pictures are left out
+    without it), `read_prediction` gives a scan's label map (t, z, y, x), or None where there is none. What
+    the run folder lacks is named in the page with the command that makes it; no folder raises `RunError`.
+    """
+    page = make_page(read_run(run), cohort, read_prediction, title)
+    for chart in _charts(page):
+        _write(run / "figures" / f"{chart.name}.svg", chart.file)
+    return _write(run / "report.html", pages.render(page))
+
+
+def headline(scores: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The headline table for a terminal, from `evaluation.read_scores`: its head and its lines.
+
+    As in the page: means over patients, of the test split where there is one, domains apart.
+    """
+    head = ["", "Structure", "Dice", "95 % interval", "HD95", "ASSD", "Patients", "Undefined", "Missed"]
+    lines = []
+    for block in blocks(as_text(scores), {}):
+        for row in headline_scores(block):
+            of = {s.metric: s for s in row}
+            dice = of["dice"].summary
+            lines.append(
+                [block.name, pages.NAMES.get(row[0].structure, row[0].structure)]
+                + [pages.spread(of["dice"]), f"{dice.low:.3f} to {dice.high:.3f}"]
+                + [pages.spread(of[metric]) if metric in of else "–" for metric in ("hd95", "assd")]
+                + [str(dice.n_patients), str(dice.undefined), str(dice.missed)]
+            )
+    return head, lines
+
+
+def make_page(
+    folder: RunFolder, cohort: Cohort | None, read_prediction: ReadPrediction, title: str | None = None
+) -> pages.Page:
+    """All that the page says, from a run folder that was read."""
+    found = blocks(folder.scores, folder.settings)
+    parts = [
+        pages.make_part(block, case_views(block, cohort, read_prediction), alone=len(found) == 1)
+        for block in found
+    ]
+    shown_first = [scan for block in found for _, scan, _ in worst_median_best(block)]
+    next_command, next_reason = pages.next_step(folder, parts)
+    return pages.Page(
+        title=title or pages.find_title(folder),
+        name=folder.path.resolve().name,
+        path=str(folder.path),
+        size_word=pages.SIZES[folder.size][0] if folder.size in pages.SIZES else "",
+        lead=pages.lead(folder, found),
+        banners=list(pages.banners(folder, parts)),
+        missing=folder.missing,
+        parts=parts,
+        indices=index_table(folder),
+        agreement=agreements(folder),
+        volumes=volume_curves(folder, shown_first),
+        learning=[(name, list(learning_charts(name, table))) for name, table in folder.stages.items()],
+        data=[
+            (f"Cohort of {which}", data_table(rows, folder.settings))
+            for which, rows in (("the run", folder.trained_on), ("this report", cohort))
+            if rows is not None and not (rows is cohort and _same(rows, folder.trained_on))
+        ],
+        definitions=pages.definitions(folder),
+        provenance=provenance(folder, cohort),
+        settings=settings_text(folder),
+        nominal_reason=pages.nominal_reason(folder),
+        next_command=next_command,
+        next_reason=next_reason,
+    )
+
+
+def learning_charts(stage: str, table: pd.DataFrame) -> Iterator[Chart]:
+    """Losses and Dice of one stage over its steps; columns that are neither are not drawn."""
+    x = next((column for column in ("step", "round") if column in table), None)
+    if x is None:
+        return
+    numbers = [c for c in table.columns if pd.api.types.is_numeric_dtype(table[c]) and table[c].notna().any()]
+    dice = [c for c in numbers if c.startswith("dice") and "loss" not in c]
+    losses = [c for c in numbers if c not in dice and not c.startswith(_NOT_DRAWN)]
+    for kind, columns in (("Losses", losses), ("Dice on validation scans", dice)):
+        chart = curve_chart(f"learning-{stage}-{kind.split()[0].lower()}", kind, table, x, columns)
+        if chart is not None:
+            yield chart
+
+
+_NOT_DRAWN = (
+    "step",
+    "round",
+    "epoch",
+    "lr",
+    "learning_rate",
+    "seconds",
+    "time",
+    "samples",
+    "memory",
+    "images",
+)
+
+
+def _charts(page: pages.Page) -> Iterator[Chart]:
+    for part in page.parts:
+        yield from part.boxes
+    for _, charts in page.learning:
+        yield from charts
+    yield from page.volumes.charts if page.volumes else ()
+    yield from (a.chart for a in page.agreement if a.chart)
+
+
+def _same(cohort: Cohort, other: Cohort | None) -> bool:
+    return other is not None and cohort.hash() == other.hash()
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+    return path

@@ -1,0 +1,361 @@
+"""A run's files, tables, charts and overlays → everything that the template says, and the page as one string."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+
+from crossbeat import __version__
+from crossbeat.report.cases import CaseView
+from crossbeat.report.charts import Chart, box_chart
+from crossbeat.report.clinical import Agreement, IndexTable, VolumeCurves
+from crossbeat.report.run_folder import Missing, RunFolder
+from crossbeat.report.svg import COLOURS
+from crossbeat.report.tables import (
+    METRIC_NAMES,
+    METRICS,
+    Block,
+    Breakdown,
+    Failure,
+    Score,
+    Share,
+    breakdowns,
+    data_table,
+    failures,
+    headline_scores,
+    lowest_dice,
+    missed_slices,
+    nominal_scans,
+    not_looked_at,
+    patient_points,
+)
+
+NAMES: Final = {
+    "LV": "LV cavity", "MYO": "Myocardium", "RV": "RV cavity", "SCAR": "Scar", "EDEMA": "Oedema",
+    "mean": "Mean of structures",
+}  # fmt: skip
+
+DIGITS: Final = {"": 3, "mm": 2, "voxel": 2, "ml": 1, "g": 1, "percent": 1}
+"""Decimals that a number of this unit deserves."""
+
+SEQUENCES: Final = {"bssfp": "cine bSSFP", "lge": "LGE", "t2": "T2", "tagged": "tagged MR"}
+
+SIZES: Final = {
+    "demo": (
+        "demonstration size",
+        "Demonstration size, not a result.",
+        "Trained for minutes to show that everything runs; the published size is size: full.",
+    ),
+    "bench": (
+        "bench size",
+        "Bench size, not a result.",
+        "Smaller images and fixed updates, to compare arms with each other; the published size is size: full.",
+    ),
+}
+
+DEFINITIONS: Final = (
+    ("Dice", "2 |P ∩ R| / (|P| + |R|) of predicted and reference voxels: 0 is nothing shared, 1 is equal."),
+    (
+        "HD95",
+        "the larger of the two directed 95th percentiles of distances between the surfaces, in 3-D for volumes "
+        "and in 2-D for slices.",
+    ),
+    ("ASSD", "Mean of all distances from either surface to the other."),
+    (
+        "Empty masks",
+        "both empty: undefined, left out of the mean and counted. One empty: missed, with Dice 0 and the image "
+        "diagonal as distance, kept in the mean and counted.",
+    ),
+    (
+        "Patients",
+        "the unit of every mean, SD, median and interval: frames or slices of a patient are averaged first.",
+    ),
+    (
+        "95 % interval",
+        "bias-corrected and accelerated bootstrap over patients (Efron 1987): what the mean might have been with "
+        "other patients like these.",
+    ),
+    (
+        "Not looked at",
+        "frames, slices and structures that no annotator drew are not scored, and never count as background.",
+    ),
+    ("LV mass", "Myocardium at ED times 1.05 g/ml. Volumes use the distance between slices, gaps included."),
+)
+
+
+@dataclass(frozen=True)
+class Banner:
+    """A warning at the head of the page that nobody should overlook."""
+
+    head: str
+    text: str
+    bad: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """The section of one domain: its headline, boxes, breakdowns, pictures and failures."""
+
+    anchor: str
+    title: str
+    sentence: str
+    keys: list[Score]
+    headline: list[list[Score]]
+    boxes: list[Chart]
+    breakdowns: list[Breakdown]
+    cases: list[CaseView]
+    failures: list[Failure]
+    lowest: list[tuple[str, float, list[float]]]
+    missed_slices: list[tuple[str, str, int]]
+    nominal: bool
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that page.html shows."""
+
+    title: str
+    name: str
+    path: str
+    size_word: str
+    lead: list[str]
+    banners: list[Banner]
+    missing: Sequence[Missing]
+    parts: list[Part]
+    indices: IndexTable | None
+    agreement: list[Agreement]
+    volumes: VolumeCurves | None
+    learning: list[tuple[str, list[Chart]]]
+    data: list[tuple[str, list[Share]]]
+    definitions: list[tuple[str, str]]
+    provenance: list[tuple[str, str]]
+    settings: str
+    nominal_reason: str
+    next_command: str
+    next_reason: str
+    version: str = __version__
+
+    @property
+    def css(self) -> str:
+        """The style sheet, as it stands inside the page."""
+        return _resource("page.css")
+
+    @property
+    def contents(self) -> list[tuple[str, str]]:
+        """(anchor, name) of the sections that there are."""
+        wanted = [(part.anchor, part.title, True) for part in self.parts] + [
+            ("clinical", "Clinical indices", self.indices),
+            ("volumes", "Volume curves", self.volumes),
+            ("learning", "Learning curves", self.learning),
+            ("data", "Data", self.data),
+            ("definitions", "Definitions", True),
+            ("provenance", "Provenance", True),
+        ]
+        return [(anchor, name) for anchor, name, there in wanted if there]
+
+
+def render(page: Page) -> str:
+    """The page as HTML that loads nothing; every text from outside is escaped."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "number": number,
+        "signed": lambda value: f"{value:+.1f}".replace("-", "−") if math.isfinite(value) else "–",
+        "metric": lambda name: METRIC_NAMES.get(name, name),
+        "structure": lambda name: NAMES.get(name, name),
+    }
+    colours = {**COLOURS, "mean": "var(--muted)"}
+    environment.globals["colour"] = lambda structure: colours.get(structure, "var(--muted)")
+    return environment.from_string(_resource("page.html")).render(page=page)
+
+
+def number(value: float, unit: str) -> str:
+    """A number with the decimals that its unit deserves; a dash where it is undefined."""
+    return f"{value:.{DIGITS.get(unit, 2)}f}" if math.isfinite(value) else "–"
+
+
+def spread(score: Score) -> str:
+    """Mean ± SD with the unit, marked where it is nominal: '2.32 ± 1.45 mm (nominal)'."""
+    said = f"{number(score.summary.mean, score.unit)} ± {number(score.summary.sd, score.unit)} {score.unit}"
+    return said.strip() + (" (nominal)" if score.nominal else "")
+
+
+def make_part(block: Block, cases: list[CaseView], *, alone: bool) -> Part:
+    """The section of a domain; `alone` where there is no other."""
+    name = "Result" if alone or not block.name else f"Result on {_domain_name(block)}"
+    table = headline_scores(block)
+    boxes = []
+    for metric in METRICS:
+        points = patient_points(block, metric)
+        unit = next((s.unit for row in table for s in row if s.metric == metric), "")
+        nominal = any(s.nominal for row in table for s in row if s.metric == metric)
+        if points:
+            title = METRIC_NAMES[metric] + (f", {unit}{'† (nominal)' if nominal else ''}" if unit else "")
+            boxes.append(box_chart(f"{metric}-{block.anchor}", title, points, bounded=metric == "dice"))
+    keys = [row[0] for row in table if row[0].metric == "dice"]
+    return Part(
+        anchor=block.anchor,
+        title=name,
+        sentence=_scope_sentence(block),
+        keys=keys[-1:] + keys[:-1],
+        headline=table,
+        boxes=boxes,
+        breakdowns=breakdowns(block),
+        cases=cases,
+        failures=failures(block),
+        lowest=lowest_dice(block),
+        missed_slices=missed_slices(block),
+        nominal=any(score.nominal for row in table for score in row),
+    )
+
+
+def find_title(folder: RunFolder) -> str:
+    """Method, source and target as the recipe names them: 'Weak transfer from cine bSSFP to LGE'."""
+    method = folder.method.replace("_", " ").capitalize() or "Segmentation"
+    source, target = (_named(folder.settings.get(role)) for role in ("source", "target"))
+    if target:
+        return f"{method} from {source} to {target}" if source else f"{method} to {target}"
+    return f"{method} on {source}" if source else f"{method} segmentation of the heart"
+
+
+def lead(folder: RunFolder, blocks: Sequence[Block]) -> list[str]:
+    """One sentence on what was trained on what, one on what it was scored on."""
+    sentences = []
+    if folder.trained_on is not None:
+        shares = [s for s in data_table(folder.trained_on, folder.settings) if s.split in ("train", "")]
+        if shares:
+            sentences.append(f"Trained on {'; '.join(_share_phrase(s, folder) for s in shares)}.")
+    if blocks:
+        sentences.append(
+            "Scored on "
+            + "; ".join(
+                f"{_count(b.subjects, 'subject')} ({_count(b.scans, 'scan')}"
+                + (f", {_domain_name(b)}" if b.name else "")
+                + (", test split)" if b.is_test else ")")
+                for b in blocks
+            )
+            + "."
+        )
+    else:
+        sentences.append("Not scored yet: there is no score in scores.csv.")
+    return sentences
+
+
+def banners(folder: RunFolder, parts: Sequence[Part]) -> Iterator[Banner]:
+    """What a reader must know before the first number."""
+    if folder.size in SIZES:
+        _, head, text = SIZES[folder.size]
+        yield Banner(head, text)
+    if nominal_reason(folder):
+        yield Banner("mm and ml are nominal:", nominal_reason(folder))
+    if folder.settings.get("transductive"):
+        yield Banner(
+            "Transductive:",
+            "subjects of the test split were also seen in training (their source images, and target images "
+            "without labels). Not comparable with a test on unseen patients.",
+        )
+    if folder.run and "finished" in folder.run and not folder.run["finished"]:
+        command = folder.run.get("command", "crossbeat train")
+        yield Banner("Training was not finished:", f"{command} … --resume goes on with it.")
+    failed = [f for part in parts for f in part.failures]
+    if failed:
+        scans = ", ".join(dict.fromkeys(f.scan for f in failed))
+        yield Banner(
+            f"{_count(len(failed), 'structure')} missed",
+            f"in {scans}: one of the two masks is empty. Counted in every mean, with Dice 0.",
+            bad=True,
+        )
+
+
+def nominal_reason(folder: RunFolder) -> str:
+    """Why mm and ml are marked; '' where all spacings come from headers."""
+    table = folder.scores if len(folder.scores) else folder.indices
+    nominal = nominal_scans(table)
+    if not nominal:
+        return ""
+    return (
+        f"the voxel spacing of {len(nominal)} of {table['scan'].nunique()} scans is a stand-in, not the "
+        "scanner's. Figures with a † are no measurements; Dice and ejection fraction do not depend on it."
+    )
+
+
+def definitions(folder: RunFolder) -> list[tuple[str, str]]:
+    """The fixed definitions, and the papillary convention where indices.csv states one."""
+    found = list(DEFINITIONS)
+    if "papillary" in folder.indices:
+        stated = sorted(set(folder.indices["papillary"].astype(str)) - {"", "nan"})
+        if stated:
+            found.append(
+                ("Papillary muscles", "; ".join(stated) + ". Counting them otherwise moves EF and mass.")
+            )
+    return [(name, text[0].upper() + text[1:]) for name, text in found]
+
+
+def next_step(folder: RunFolder, parts: Sequence[Part]) -> tuple[str, str]:
+    """The command to run after reading, and why."""
+    if folder.missing:
+        piece = folder.missing[0]
+        return piece.command, f"Makes {piece.what}."
+    why = "Opens the scans in the browser with prediction and reference"
+    failed = next((f.scan for part in parts for f in part.failures), "")
+    return f"crossbeat view {folder.path}", why + (f"; begin with {failed}." if failed else ".")
+
+
+def _scope_sentence(block: Block) -> str:
+    said = f"{_count(block.subjects, 'patient')}, {_count(block.scans, 'scan')}"
+    if block.is_test:
+        said += " of the test split; no other split counts here."
+    else:
+        said += ": all that were scored, because no scored scan is of a test split."
+    left_out = not_looked_at(block)
+    if any(left_out.values()):
+        said += (
+            f" Left out, because nobody labelled them: {_count(left_out['unlabelled_frames'], 'whole frame')}, "
+            f"and {_count(left_out['unknown_voxels'], 'voxel')} of labelled frames."
+        )
+    return said
+
+
+def _domain_name(block: Block) -> str:
+    sequences = sorted(set(block.scores.get("sequence", pd.Series(dtype=str))) - {""})
+    named = ", ".join(SEQUENCES.get(s, s) for s in sequences)
+    if block.name in ("target", "source"):
+        return f"the {block.name}" + (f", {named}" if named else "")
+    return named if block.name != "other" else f"neither source nor target{', ' + named if named else ''}"
+
+
+def _named(wanted: Any) -> str:
+    if not isinstance(wanted, Mapping) or not wanted:
+        return ""
+    values = [str(v) for value in wanted.values() for v in (value if isinstance(value, list) else [value])]
+    return " and ".join(SEQUENCES.get(v, v) for v in values)
+
+
+def _share_phrase(share: Share, folder: RunFolder) -> str:
+    hidden = share.role == "target" and folder.settings.get("target_labels", "none") == "none"
+    labels = (
+        "labels hidden"
+        if hidden
+        else "all labelled"
+        if share.labelled == share.scans
+        else f"{share.labelled} labelled"
+    )
+    role = f"{share.role} " if share.role else ""
+    sequences = ", ".join(SEQUENCES.get(s, s) for s in share.sequences.split(", "))
+    vendor = f", vendor {share.vendors}" if share.vendors else ""
+    return f"{_count(share.subjects, 'subject')} ({role}{sequences}, {_count(share.scans, 'scan')}, {labels}{vendor})"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _resource(name: str) -> str:
+    return resources.files("crossbeat.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,382 @@
+"""The page says what the files say: numbers by hand, every failure by name, nominal marked, nothing loaded."""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics as by_hand
+from collections import defaultdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossbeat import evaluation
+from crossbeat.cohort import Cohort
+from crossbeat.errors import FileError, RunError
+from crossbeat.report import headline, write_report
+
+FakeRun = Any
+"""What conftest makes: the folder, its cohort, its predictions."""
+
+LOST = ("patient103", 5)
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """The text of the page, its tables as lists of cells, and every attribute; refuses unclosed elements."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.tables: list[list[list[str]]] = []
+        self.text = ""
+        self.feed(html)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+        self.text += " " * (tag in ("dt", "dd", "li", "h1", "title"))
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.text += data
+        if "td" in self.open or "th" in self.open:
+            self.tables[-1][-1][-1] += data
+
+    def table(self, *head: str) -> list[list[str]]:
+        """Body of the first table whose first line begins with these cells."""
+        for table in self.tables:
+            if tuple(cell.strip() for cell in table[0][: len(head)]) == head:
+                return [[" ".join(cell.split()) for cell in line] for line in table[1:]]
+        raise AssertionError(f"no table begins with {head}")
+
+
+@pytest.fixture(scope="session")
+def page(made: FakeRun) -> Page:
+    return read(write_report(made.path, made.cohort, made.read_prediction))
+
+
+def read(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def patient_means(made: FakeRun, structure: str, metric: str) -> list[float]:
+    values = defaultdict(list)
+    for row in made.scores():
+        if row["slice"] == "" and (row["structure"], row["metric"]) == (structure, metric):
+            values[row["subject"]].append(float(row["value"]))
+    return [by_hand.mean(v) for v in values.values()]
+
+
+@pytest.mark.parametrize(
+    ("structure", "name"), [("LV", "LV cavity"), ("MYO", "Myocardium"), ("RV", "RV cavity")]
+)
+def test_the_headline_is_the_mean_over_patients_computed_by_hand(
+    made: FakeRun, page: Page, structure: str, name: str
+) -> None:
+    lines = page.table("Structure", "Metric", "Mean ± SD")
+    start = next(i for i, line in enumerate(lines) if line[0] == name)
+    dice, hd95 = patient_means(made, structure, "dice"), patient_means(made, structure, "hd95")
+    assert lines[start][2] == f"{by_hand.mean(dice):.3f} ± {by_hand.stdev(dice):.3f}"
+    assert lines[start][3] == f"{by_hand.median(dice):.3f}"
+    assert lines[start + 1][1] == f"{by_hand.mean(hd95):.2f} ± {by_hand.stdev(hd95):.2f}†"
+    assert lines[start + 1][2] == f"{by_hand.median(hd95):.2f}†"
+
+
+def test_undefined_and_missed_stand_beside_the_mean(page: Page) -> None:
+    lines = page.table("Structure", "Metric", "Mean ± SD")
+    rv = next(line for line in lines if line[0] == "RV cavity")
+    assert rv[5:] == ["10", "0", "1"]
+    assert next(line for line in lines if line[0] == "LV cavity")[5:] == ["10", "0", "0"]
+
+
+def test_the_breakdown_by_phase_counts_the_miss_where_it_happened(made: FakeRun, page: Page) -> None:
+    ed, es = page.table("Phase", "Patients")[1:]
+    lv = [float(r["value"]) for r in made.scores()
+          if (r["slice"], r["phase"], r["structure"], r["metric"]) == ("", "ED", "LV", "dice")]  # fmt: skip
+    assert ed[2] == f"{by_hand.mean(lv):.3f} ± {by_hand.stdev(lv):.3f}"
+    assert "(0, 1)" not in ed[4]
+    assert es[4].endswith("(0, 1)")
+
+
+def test_every_missed_structure_is_named_with_frame_and_phase(page: Page) -> None:
+    assert page.table("Scan", "Frame", "Phase", "Structure") == [[LOST[0], "5", "ES", "RV cavity"]]
+    assert f"1 structure missed in {LOST[0]}" in page.text
+
+
+def test_a_hundred_misses_are_all_named(run: FakeRun) -> None:
+    rows = run.scores()
+    for row in rows:
+        if row["metric"] == "dice" and row["structure"] != "mean" and row["slice"] == "":
+            row |= {"value": "0.0", "status": "missed"}
+    write(run.path / "scores.csv", rows)
+    lines = read(write_report(run.path, None, run.read_prediction)).table(
+        "Scan", "Frame", "Phase", "Structure"
+    )
+    expected = {
+        (r.scan, frame, s)
+        for r in run.cohort
+        for frame in "05"
+        for s in ("LV cavity", "Myocardium", "RV cavity")
+    }
+    assert {(line[0], line[1], line[3]) for line in lines} == expected
+
+
+def test_a_nominal_mark_stands_beside_every_mm_and_ml(page: Page) -> None:
+    assert "mm and ml are nominal: the voxel spacing of 9 of 10 scans" in " ".join(page.text.split())
+    for line in page.table("Structure", "Metric", "Mean ± SD"):
+        cells = line[-7:]
+        if "mm" in cells[0]:
+            assert all(cell.endswith("†") for cell in cells[:4]), line
+        else:
+            assert "†" not in "".join(line)
+    indices = page.table("Scan", "ED frame", "ES frame")
+    header = next(t for t in page.tables if t[0][:2] == ["Scan", "ED frame"])[0]
+    for line in indices:
+        for name, cell in zip(header[3:], line[3:], strict=True):
+            nominal = line[0] != "patient101" and not name.startswith(("LV EF", "RV EF")) and cell != "–"
+            assert cell.endswith("†") == nominal, (name, line)
+    charts = [
+        value for _, name, value in page.attributes if name == "aria-label" and value.startswith("Box plot")
+    ]
+    assert ["nominal" in chart for chart in charts] == [False, True, True]
+
+
+def test_without_nominal_spacing_there_is_no_mark(measured_run: FakeRun) -> None:
+    assert "†" not in read(write_report(measured_run.path, None, measured_run.read_prediction)).text
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [("demo", "Demonstration size, not a result."), ("bench", "Bench size, not a result.")]
+)
+def test_a_small_size_is_said_before_the_first_number(run: FakeRun, size: str, words: str) -> None:
+    settings = run.path / "settings.yaml"
+    settings.write_text(settings.read_text().replace("size: demo", f"size: {size}"))
+    text = read(write_report(run.path, None, run.read_prediction)).text
+    assert 0 < text.index(words) < text.index("Dice,")
+
+
+def test_a_full_size_has_no_such_banner(run: FakeRun) -> None:
+    settings = run.path / "settings.yaml"
+    settings.write_text(settings.read_text().replace("size: demo", "size: full"))
+    assert "not a result" not in read(write_report(run.path, None, run.read_prediction)).text
+
+
+def test_indices_are_those_of_the_file(made: FakeRun, page: Page) -> None:
+    lines = {line[0]: line for line in page.table("Scan", "ED frame", "ES frame")}
+    edv, esv = made.lv_volumes_ml("patient104")
+    assert lines["patient104"][3:5] == [f"{edv:.1f}†", f"{esv:.1f}†"]
+    assert lines["patient104"][6] == f"{100 * (edv - esv) / edv:.1f}"
+    assert "–" in lines[LOST[0]], "an RV that was not found has no volume"
+
+
+def test_agreement_is_bias_and_limits_computed_by_hand(made: FakeRun, page: Page) -> None:
+    rows = list(csv.DictReader((made.path / "agreement.csv").read_text().splitlines()))
+    differences = [float(r["predicted"]) - float(r["reference"]) for r in rows if r["index"] == "lv_edv_ml"]
+    bias, sd = by_hand.mean(differences), by_hand.stdev(differences)
+    expected = [f"{v:+.1f}†".replace("-", "−") for v in (bias, bias - 1.959964 * sd, bias + 1.959964 * sd)]
+    line = next(x for x in page.table("Index", "Scans", "Bias") if x[0] == "LV EDV, ml†")
+    assert line[2:] == expected
+
+
+def test_the_page_loads_nothing(made: FakeRun, page: Page) -> None:
+    loaded = {"src", "href", "xlink:href", "srcset", "data", "action", "poster"}
+    for tag, name, value in page.attributes:
+        if name in loaded:
+            assert value.startswith(("#", "data:")), f"<{tag} {name}={value[:60]}>"
+    html = (made.path / "report.html").read_text()
+    assert not re.search(r"url\((?!['\"]?#)", html)
+    assert "@import" not in html
+    assert "<script" not in html
+    assert len(html) < 4_000_000
+
+
+def test_links_within_the_page_lead_somewhere_and_ids_are_unique(page: Page) -> None:
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    links = [v[1:] for _, name, v in page.attributes if name in ("href", "xlink:href") and v.startswith("#")]
+    assert links
+    assert set(links) <= set(ids)
+
+
+def test_pictures_and_charts_have_words_for_those_who_cannot_see_them(page: Page) -> None:
+    roles = sum((tag, name, value) == ("svg", "role", "img") for tag, name, value in page.attributes)
+    labels = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
+    assert len(labels) == roles == 18 + 3 + 3 + 10 + 2
+    assert any("patient103, ES, base, slice" in label for label in labels)
+
+
+def test_worst_median_and_best_are_those_of_the_scores(made: FakeRun, page: Page) -> None:
+    means = defaultdict(list)
+    for row in made.scores():
+        if (row["structure"], row["metric"], row["slice"]) == ("mean", "dice", ""):
+            means[row["scan"]].append(float(row["value"]))
+    ranked = sorted(means, key=lambda scan: by_hand.mean(means[scan]))
+    for place, scan in (("Worst", ranked[0]), ("Median", ranked[5]), ("Best", ranked[-1])):
+        assert f"{place}: {scan}" in page.text
+        assert f"Mean Dice {by_hand.mean(means[scan]):.3f}" in page.text
+
+
+def test_names_are_escaped(whole_run: FakeRun) -> None:
+    nasty = '<img src="http://x.test/a" onerror="alert(1)">'
+    for name in ("scores.csv", "indices.csv", "volumes.csv", "agreement.csv"):
+        rows = list(csv.DictReader((whole_run.path / name).read_text().splitlines()))
+        for row in rows:
+            row["scan"] = nasty if row["scan"] == LOST[0] else row["scan"]
+            row["subject"] = nasty if row.get("subject") == LOST[0] else row.get("subject", "")
+        write(whole_run.path / name, rows)
+    page = read(write_report(whole_run.path, whole_run.cohort, whole_run.read_prediction, title=nasty))
+    assert nasty in page.text, "the name is shown as it is"
+    assert not [a for a in page.attributes if a[0] == "img" or a[1] == "onerror"]
+    assert "Not drawn" in page.text, "the cohort has no such scan"
+
+
+def test_scores_without_a_line_are_said_to_be_missing(run: FakeRun) -> None:
+    scores = run.path / "scores.csv"
+    scores.write_text(scores.read_text().splitlines()[0] + "\n")
+    page = read(write_report(run.path, run.cohort, run.read_prediction))
+    assert "Not scored yet" in page.text
+    assert f"crossbeat evaluate {run.path} cohort.csv" in page.text
+
+
+def test_an_empty_folder_gives_a_page_that_names_every_piece_and_its_command(tmp_path: Path) -> None:
+    page = read(write_report(tmp_path, None, lambda row: None))
+    for word in (
+        "settings.yaml",
+        "run.json",
+        "cohort.csv",
+        "metrics.csv",
+        "predictions",
+        "scores.csv",
+        "indices.csv",
+    ):
+        assert f"{word}:" in page.text
+    for command in ("train", "predict", "evaluate", "measure"):
+        assert f"crossbeat {command} " in page.text
+
+
+def test_no_folder_and_spoilt_files_are_refused_by_name(run: FakeRun, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such run folder; `crossbeat train"):
+        write_report(tmp_path / "nowhere", None, run.read_prediction)
+    (run.path / "run.json").write_text("{")
+    with pytest.raises(FileError, match=r"run\.json: is not JSON"):
+        write_report(run.path, None, run.read_prediction)
+
+
+def test_training_scans_do_not_enter_the_headline(run: FakeRun) -> None:
+    rows = run.scores()
+    for row in rows:
+        if row["scan"] != "patient104":
+            row |= {"split": "train", "value": "0.999"}
+    write(run.path / "scores.csv", rows)
+    page = read(write_report(run.path, None, run.read_prediction))
+    lines = page.table("Structure", "Metric", "Mean ± SD")
+    assert lines[0][5] == "1", "one patient of the test split"
+    assert "1 patient, 1 scan of the test split" in page.text
+    test, train = page.table("Split", "Patients")[1:]
+    assert (test[0], train[0], train[1]) == ("test", "train", "9")
+    assert train[2].startswith("0.999")
+
+
+def test_target_and_source_are_scored_apart_target_first(run: FakeRun) -> None:
+    rows = run.scores()
+    for row in rows:
+        row["sequence"] = "lge" if row["scan"] < "patient105" else "bssfp"
+    write(run.path / "scores.csv", rows)
+    (run.path / "settings.yaml").write_text("target: {sequence: [lge]}\nsource: {}\ntransductive: true\n")
+    page = read(write_report(run.path, None, run.read_prediction))
+    text = page.text
+    assert text.index("Result on the target, LGE") < text.index("Result on the source, cine bSSFP")
+    assert "Supervised to LGE" in text
+    assert "Transductive:" in text
+    assert page.table("Structure", "Metric")[0][5] == "4"
+
+
+def test_voxel_distances_are_not_mixed_with_mm(made: FakeRun, run: FakeRun, page: Page) -> None:
+    rows = run.scores()
+    rows += [row | {"unit": "voxel", "value": "1e6"} for row in rows if row["unit"] == "mm"]
+    write(run.path / "scores.csv", rows)
+    both = read(write_report(run.path, None, run.read_prediction))
+    assert both.table("Structure", "Metric") == page.table("Structure", "Metric")
+
+
+def test_what_nobody_looked_at_is_counted(run: FakeRun) -> None:
+    rows = run.scores()
+    count = rows[0] | {"structure": "", "unit": "count", "status": "ok"}
+    rows += [
+        count | {"metric": "unlabelled_frames", "value": "10.0"},
+        count | {"metric": "unknown_voxels", "value": "7"},
+    ]
+    write(run.path / "scores.csv", rows)
+    text = " ".join(read(write_report(run.path, None, run.read_prediction)).text.split())
+    assert "because nobody labelled them: 10 whole frames, and 7 voxels of labelled frames" in text
+
+
+def test_a_scan_that_cannot_be_drawn_says_why(run: FakeRun) -> None:
+    text = read(write_report(run.path, run.cohort, lambda row: None)).text
+    assert text.count("Not drawn: it has no prediction file.") == 3
+    wrong = read(write_report(run.path, run.cohort, lambda row: np.zeros((1, 2, 3, 4), np.uint8))).text
+    assert "prediction has shape (1, 2, 3, 4)" in wrong
+    assert "Not drawn: scan 'patient103': this cohort was made without a reader" in read(
+        write_report(run.path, Cohort(run.cohort.rows), run.read_prediction)
+    ).text.replace("\n", " ")
+
+
+def test_learning_curves_part_losses_from_dice_and_leave_out_the_rest(page: Page) -> None:
+    labels = [value for _, name, value in page.attributes if name == "aria-label"]
+    assert "Losses over training: loss, cross_entropy, dice_loss" in labels
+    assert "Dice on validation scans over training: dice_source" in labels
+
+
+def test_provenance_is_complete(made: FakeRun, page: Page) -> None:
+    text = " ".join(page.text.split())
+    for words in ("Seed 7", "4 min 47 s", "6.2 GB", "NVIDIA H200", "52b42da", "torch 2.13.0", "name unet",
+                  f"hash {made.cohort.hash()}", "papillary muscles in the LV cavity", "One empty: missed"):  # fmt: skip
+        assert words in text
+    assert f"crossbeat view {made.path}" in text
+
+
+def test_figures_for_a_paper_are_written_and_the_page_is_the_same_twice(whole_run: FakeRun) -> None:
+    first = write_report(whole_run.path, whole_run.cohort, whole_run.read_prediction).read_bytes()
+    names = {file.name for file in (whole_run.path / "figures").iterdir()}
+    assert {"dice-result.svg", "learning-segmentation-losses.svg", "volumes-0.svg"} <= names
+    assert "var(--" not in (whole_run.path / "figures" / "dice-result.svg").read_text()
+    assert write_report(whole_run.path, whole_run.cohort, whole_run.read_prediction).read_bytes() == first
+    assert not list(whole_run.path.glob(".report*")), "no half-written page is left"
+
+
+def test_the_terminal_shows_the_same_numbers(made: FakeRun, page: Page) -> None:
+    head, lines = headline(evaluation.read_scores(made.path / "scores.csv"))
+    assert len(head) == len(lines[0])
+    shown = page.table("Structure", "Metric")
+    assert [line[1] for line in lines] == ["LV cavity", "Myocardium", "RV cavity", "Mean of structures"]
+    assert lines[0][2] == shown[0][2]
+    assert lines[2][-1] == "1"
+    assert "(nominal)" in lines[0][4]
+    assert headline(evaluation.read_scores(made.path / "scores.csv").iloc[:0])[1] == []
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
