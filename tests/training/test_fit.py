@@ -14,21 +14,20 @@ from typing import Any
 
 import pytest
 import torch
+from small_stages import COHORT, ROUNDS, STEPS, Adversarial, Falling, quiet_run, weight, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_stage import Falling, quiet_run, weight
 from torch import Tensor
-from toy import COHORT, ROUNDS, STEPS, Adversarial, weights
 
 from crossbeat.errors import RunError, SettingsError
 from crossbeat.training import Run, dry_run, fit, seed_torch
 
-TOY = Path(__file__).with_name("toy.py")
+SCRIPT = Path(__file__).with_name("small_stages.py")
 
 
-def start_toy(*arguments: object) -> subprocess.CompletedProcess[str]:
+def start_script(*arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
     return subprocess.run(
-        [sys.executable, str(TOY), *map(str, arguments)],
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
         env=environment | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -82,7 +81,9 @@ def test_a_run_killed_within_a_round_ends_bit_equal(
     tmp_path: Path, uninterrupted: tuple[Run, dict[str, Tensor]]
 ) -> None:
     whole, wanted = uninterrupted
-    killed = start_toy(tmp_path / "killed", 1, "kill", STEPS + 3)  # in the second round, after it has logged
+    killed = start_script(
+        tmp_path / "killed", 1, "kill", STEPS + 3
+    )  # in the second round, after it has logged
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     run = quiet_run(tmp_path / "killed", log_every=2, resume=True)
     assert [row["step"] for row in rows(run)] == ["2", "4", "5", "7"]
@@ -371,9 +372,9 @@ def test_training_says_nothing_of_its_own(
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    outcome = start_toy(tmp_path / "two", 2)
+    outcome = start_script(tmp_path / "two", 2)
     assert outcome.returncode == 0, outcome.stderr
-    alone = start_toy(tmp_path / "one", 1)
+    alone = start_script(tmp_path / "one", 1)
     assert alone.returncode == 0, alone.stderr
     one = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)
     first, second = (torch.load(tmp_path / "two" / f"rank{r}.pt", weights_only=True) for r in (0, 1))
@@ -389,3 +390,17 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
             )
     assert [e["event"] for e in logged(both)] == [e["event"] for e in logged(single)]  # written once
     assert "rank" not in outcome.stdout + outcome.stderr.lower()
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tmp_path: Path) -> None:
+    stopped = start_script(tmp_path / "run", 2, "stop", 25)
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert stopped.stderr.count("add --resume to go on") == 1
+    resumed = start_script(tmp_path / "run", 2, "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    alone = start_script(tmp_path / "one", 1)
+    assert alone.returncode == 0, alone.stderr
+    one, two = (torch.load(tmp_path / f / "rank0.pt", weights_only=True) for f in ("one", "run"))
+    for name, tensor in one["two"].items():
+        torch.testing.assert_close(two["two"][name], tensor, rtol=1e-5, atol=1e-6)

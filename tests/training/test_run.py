@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from toy import COHORT
+from small_stages import COHORT
 
 from crossbeat.cohort import Cohort
 from crossbeat.errors import RunError, SettingsError

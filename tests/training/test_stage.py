@@ -5,41 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from small_stages import Adversarial, Falling, quiet_run, weight
 from torch import Tensor, nn
-from toy import Adversarial
 
 from crossbeat.errors import SettingsError
-from crossbeat.training import Run, Stage, constant, fit
-
-
-def quiet_run(folder: Path, **other: Any) -> Run:
-    return Run(folder, device="cpu", precision="32", **other)
-
-
-class Falling(Stage):
-    """One weight w, loss slope * w: each step of SGD subtracts rate times slope, all on paper."""
-
-    def __init__(self, run: Run, *, slope: float = 3.0, name: str = "falling", **own: Any) -> None:
-        super().__init__(run, name, **own)
-        self.line = nn.Linear(1, 1, bias=False)
-        nn.init.zeros_(self.line.weight)
-        self.slope = slope
-        self.clip: dict[str, float] = {}
-        self.steps: list[int] = []
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
-        return [optimizer], [constant(optimizer)]
-
-    def update(self, step: int) -> dict[str, Tensor]:
-        self.steps.append(step)
-        loss = self.slope * self.line.weight.sum()
-        self.descend(loss, **self.clip)
-        return {"loss": loss.detach()}
-
-
-def weight(stage: Falling) -> float:
-    return float(stage.line.weight.detach())
+from crossbeat.training import fit
 
 
 def test_descend_takes_one_plain_step(tmp_path: Path) -> None:

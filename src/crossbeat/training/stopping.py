@@ -44,8 +44,11 @@ class Stopping(Callback):
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over from Lightning, whose handler talks to other ranks in the middle of what they do."""
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over from Lightning, whose handler talks to other ranks in the middle of what they do.
+
+        Not earlier: Lightning 2.6 puts its own in place after `on_fit_start`, and calls ours from it.
+        """
         _children.extend(getattr(trainer.strategy.launcher, "procs", []))
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._receive)

@@ -1,7 +1,8 @@
 """A small adversarial stage with everything that must survive a kill, and a script that trains it.
 
-As a script: `toy.py FOLDER DEVICES [kill STEP]` trains two stages; `kill` ends the process by SIGKILL in that
-step of the first stage. Lightning starts the script again for the second of two devices.
+As a script, `FOLDER DEVICES [stop STEP] [resume]` trains two plain stages and `FOLDER 1 kill STEP` the
+adversarial one; `kill` ends the process by SIGKILL in that step, `stop` sends SIGTERM to the first process in
+that step of the second stage. Lightning starts the script again for the second of two devices.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossbeat.cohort import Cohort, Row
-from crossbeat.training import Run, Stage, cosine, fit, plateau, seed_torch
+from crossbeat.training import Run, Stage, constant, cosine, fit, plateau, seed_torch
 
 ROUNDS, STEPS = 3, 5
 COHORT = Cohort((Row("p1", "p1_bssfp", "bssfp", "p1.nii.gz"), Row("p2", "p2_lge", "lge", "p2.nii.gz")))
@@ -80,8 +81,9 @@ class Adversarial(Stage):
 class Plain(Stage):
     """Two optimizers without BatchNorm or dropout: N devices must agree with one. One layer is never reached."""
 
-    def __init__(self, run: Run, name: str) -> None:
+    def __init__(self, run: Run, name: str, *, stop_at: int = -1) -> None:
         super().__init__(run, name, clip_norm=5.0, ema_decay=0.9)
+        self.stop_at = stop_at
         seed_torch(run.seed, name, "networks", run.rank)  # unequal on purpose: the first rank's must win
         self.first = nn.Conv2d(1, 3, 3, padding=1)
         self.second = nn.Conv2d(3, 1, 3, padding=1)
@@ -93,6 +95,8 @@ class Plain(Stage):
         return [one, two], [cosine(one, 40)]
 
     def update(self, step: int) -> dict[str, Tensor]:
+        if step == self.stop_at and self.run.writes:
+            os.kill(os.getpid(), signal.SIGTERM)
         images = self.share(batch(self.run.seed, step)).to(self.device)
         self.descend(F.mse_loss(self.second(self.first(images).tanh()), images.flip(-1)), 0)
         loss = F.l1_loss(self.second(self.first(images).tanh()), images.flip(-2))
@@ -103,6 +107,36 @@ class Plain(Stage):
         return {"dice_source": self.run.rank + self.current_epoch}
 
 
+def quiet_run(folder: Path, **other: Any) -> Run:
+    return Run(folder, device="cpu", precision="32", **other)
+
+
+class Falling(Stage):
+    """One weight w, loss slope * w: each step of SGD subtracts rate times slope, all on paper."""
+
+    def __init__(self, run: Run, *, slope: float = 3.0, name: str = "falling", **own: Any) -> None:
+        super().__init__(run, name, **own)
+        self.line = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.line.weight)
+        self.slope = slope
+        self.clip: dict[str, float] = {}
+        self.steps: list[int] = []
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        return [optimizer], [constant(optimizer)]
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        self.steps.append(step)
+        loss = self.slope * self.line.weight.sum()
+        self.descend(loss, **self.clip)
+        return {"loss": loss.detach()}
+
+
+def weight(stage: Falling) -> float:
+    return float(stage.line.weight.detach())
+
+
 def weights(stage: Stage) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in stage.state_dict().items()}
 
@@ -110,7 +144,7 @@ def weights(stage: Stage) -> dict[str, Tensor]:
 def main() -> None:
     folder, devices = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
-    run = Run(folder, device="cpu", devices=devices, precision="32", log_every=2)
+    run = Run(folder, device="cpu", devices=devices, precision="32", log_every=2, resume="resume" in sys.argv)
     if "kill" in sys.argv:
         run.open({"steps": STEPS}, COHORT, "toy")
         fit(Adversarial(run, kill_at=int(sys.argv[4])), rounds=ROUNDS, steps_per_round=STEPS)
@@ -122,7 +156,7 @@ def main() -> None:
         torch.save(weights(one), folder / "between.pt")
     run.wait()
     between = torch.load(folder / "between.pt", weights_only=True)
-    two = Plain(run, "two")
+    two = Plain(run, "two", stop_at=int(sys.argv[4]) if "stop" in sys.argv else -1)
     fit(two, rounds=2, steps_per_round=20)
     torch.save({"between": between, "two": weights(two)}, folder / f"rank{run.rank}.pt")
     run.close()
