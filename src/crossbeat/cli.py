@@ -114,18 +114,10 @@ def index(
     """List the scans of a folder in a cohort.csv, and split them by patient if asked."""
     from crossbeat import console
     from crossbeat.cohort import assign_splits, write_cohort
-    from crossbeat.data import index_folder
+    from crossbeat.data import index as list_scans
 
-    cohort, notes = index_folder(
-        folder,
-        layout,
-        out,
-        images=images,
-        labels=labels,
-        sequence=sequence,
-        convention=convention,
-        nominal=nominal,
-    )
+    options = {"images": images, "labels": labels, "sequence": sequence, "convention": convention}
+    cohort, notes = list_scans(layout, folder, out.parent, nominal_spacing=nominal_spacing, **options)
     if test or validation:
         cohort = assign_splits(cohort, test=test, validation=validation, stratify=_words(stratify), seed=seed)
     write_cohort(cohort, out)
@@ -144,7 +136,9 @@ def check(cohort_csv: Csv) -> None:
 
     cohort = _cohort(cohort_csv)
     with console.bar("checking scans", len(cohort)) as step:
-        problems = find_problems(cohort, cohort_csv.parent, read_conventions(cohort_csv.parent), progress=step)
+        problems = find_problems(
+            cohort, cohort_csv.parent, read_conventions(cohort_csv.parent), progress=step
+        )
     for problem in problems:
         console.say(str(problem))
     errors = sum(problem.severity == "error" for problem in problems)
@@ -272,7 +266,7 @@ def evaluate(
     ] = None,
     where: Where = "",
     everything: Everything = False,
-    jobs: Annotated[int, typer.Option(min=1, help="processes")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="threads")] = 2,
 ) -> None:
     """Score label maps against the references: Dice, Jaccard, HD, HD95 and ASSD, nothing left out."""
     from crossbeat import console
@@ -286,7 +280,7 @@ def evaluate(
         read = prediction_reader(_predictions(run), cohort)
         scores = score_cohort(cohort, read, units=("mm", "voxel"), jobs=jobs, progress=step)
     write_scores(scores, cohort, out)
-    write_agreement(compare_indices(cohort, read), cohort, out.with_name("agreement.csv"))
+    write_agreement(compare_indices(cohort, read, jobs=jobs), cohort, out.with_name("agreement.csv"))
     console.table("", *headline(read_scores(out)))
     console.say(f"scores: {out}")
     console.then(f"crossbeat report {run}" if (run / "run.json").exists() else f"crossbeat measure {run}")
@@ -400,6 +394,14 @@ def _choice(word: str, *allowed: str) -> Any:
     if word not in allowed:
         raise SettingsError(f"{word!r} is none of {', '.join(allowed)}")
     return word
+
+
+def _torch_device(device: str) -> str:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device cuda: torch finds no CUDA device here; use --device cpu or auto")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _show_warnings_plainly() -> None:

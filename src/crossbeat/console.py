@@ -18,8 +18,17 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_WIDTH_OF_A_FILE = 120  # characters, where output goes to no terminal
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _WIDTH_OF_A_FILE
+    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=width)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 
 @contextmanager
@@ -36,30 +45,31 @@ def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
-    """A table; the first column to the left, numbers to the right."""
+    """A table; the first column to the left, numbers to the right. Columns without a word are left out."""
+    kept = [i for i, column in enumerate(columns) if column or any(row[i] for row in rows)]
     shown = Table(title=title or None, caption=caption or None, title_justify="left", caption_justify="left")
-    for i, column in enumerate(columns):
-        shown.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for i in kept:
+        shown.add_column(columns[i], justify="left" if i == kept[0] else "right", overflow="fold")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*(row[i] for i in kept))
     out.print(shown)
 
 
 def say(text: str) -> None:
     """A line, exactly as it stands."""
-    out.print(Text(text))
+    out.print(Text(text), soft_wrap=True)
 
 
 def then(command: str) -> None:
     """The last line of a command: what to run next."""
-    out.print(Text.assemble(("next: ", "dim"), (command, "bold")))
+    out.print(Text.assemble(("next: ", "dim"), (command, "bold")), soft_wrap=True)
 
 
 def complain(text: str) -> None:
     """An error, on stderr."""
-    err.print(Text.assemble(("error: ", "bold red"), text))
+    err.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Something to know, on stderr."""
-    err.print(Text.assemble(("note: ", "yellow"), text))
+    err.print(Text.assemble(("note: ", "yellow"), text), soft_wrap=True)

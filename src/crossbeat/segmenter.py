@@ -24,10 +24,12 @@ from crossbeat import __version__
 from crossbeat.case import Case
 from crossbeat.errors import RunError
 from crossbeat.labels import TRAINED, Structure
-from crossbeat.networks import SEGMENTERS, build
+from crossbeat.networks import build
 from crossbeat.prepare.volumes import Preparation, Window, crop, normalise, pad, slices_of, window_of
 
 SLICES_AT_ONCE = 32
+WALK = 6
+"""Steps at most in which the window finds the heart."""
 FORMAT = 1
 
 
@@ -116,29 +118,41 @@ class Segmenter:
             "provenance": dict(self.provenance),
         }
 
-    @torch.inference_mode()
     def _locate(self, case: Case) -> tuple[float, float] | None:
-        """Middle (y, x) in voxels of the largest heart seen over the stack's middle half; None if none is."""
+        """Middle (y, x) in voxels of the heart, None where none is seen.
+
+        From the middle of the image, where scans are planned, the window walks to the heart that the network
+        sees in it, until it stands still: what lies farther out than training showed is never asked about.
+        """
+        y, x = case.image.shape[2:]
+        here = ((y - 1) / 2, (x - 1) / 2)
+        for _ in range(WALK):
+            window = window_of(case, self.preparation, centre=here)
+            seen = self._heart_in(case, window)
+            if seen is None:
+                return None
+            still = max(abs(a - b) * s for a, b, s in zip(seen, here, window.scan_spacing_mm, strict=True))
+            here = seen
+            if still < 2 * window.spacing_mm:
+                break
+        return here
+
+    @torch.inference_mode()
+    def _heart_in(self, case: Case, window: Window) -> tuple[float, float] | None:
+        """Middle (y, x) in voxels of the largest heart that the window's crop shows in the stack's middle half."""
+        self.network.eval()
         z = case.image.shape[1]
-        middle = case.image[:1, z // 4 : max(z - z // 4, z // 4 + 1)]
-        window = self._whole_image(case)
-        fields = self._normalised(slices_of(middle), window).to(self.device)
-        seen = self._foreground(fields, flips=False).sum(dim=1).mean(dim=0).float().cpu().numpy()
-        parts, count = ndimage.label(seen > min(0.5, 0.5 * float(seen.max())))
-        if not count or seen.max() < 0.1:
+        middle = slices_of(case.image[:1, z // 4 : max(z - z // 4, z // 4 + 1)])
+        crops = crop(self._normalised(middle, window), self.preparation.size).to(self.device)
+        shares = self._foreground(crops, flips=False).sum(dim=1).mean(dim=0).cpu().numpy()
+        parts, count = ndimage.label(shares > 0.5 * float(shares.max()))
+        if not count or shares.max() < 0.1:
             return None
-        masses = ndimage.sum_labels(seen, parts, range(1, count + 1))
-        row, column = ndimage.center_of_mass(seen, parts, int(np.argmax(masses)) + 1)
-        offset = (window.size - 1) / 2
+        masses = ndimage.sum_labels(shares, parts, range(1, count + 1))
+        row, column = ndimage.center_of_mass(shares, parts, int(np.argmax(masses)) + 1)
+        offset = (self.preparation.size - 1) / 2
         steps = [window.spacing_mm / s for s in window.scan_spacing_mm]
         return window.centre[0] + (row - offset) * steps[0], window.centre[1] + (column - offset) * steps[1]
-
-    def _whole_image(self, case: Case) -> Window:
-        y, x = case.image.shape[2:]
-        extent_mm = max(y * case.spacing_mm[1], x * case.spacing_mm[2])
-        divisor = SEGMENTERS[self.spec.name].divisor
-        size = int(np.ceil(extent_mm / self.preparation.spacing_mm / divisor)) * divisor
-        return window_of(case, self.preparation, centre=((y - 1) / 2, (x - 1) / 2)).scaled(size)
 
     def _normalised(self, slices: Tensor, window: Window) -> Tensor:
         return normalise(window.cut(slices), window, self.preparation)

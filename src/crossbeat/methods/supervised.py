@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crossbeat.cohort import Cohort
 from crossbeat.losses.segmentation import segmentation_loss
-from crossbeat.methods.recipe import Domains, Recipe, find_domains
+from crossbeat.methods.recipe import Domains, Recipe, find_domains, provenance
 from crossbeat.methods.validation import bank_dice
 from crossbeat.networks import SEGMENTERS
 from crossbeat.prepare.augment import PRESETS, Augmentation
