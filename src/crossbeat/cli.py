@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,8 @@ from crossbeat.errors import CrossbeatError, RunError, SettingsError, did_you_me
 
 if TYPE_CHECKING:
     from crossbeat.cohort import Cohort
+    from crossbeat.methods.recipe import Recipe
+    from crossbeat.training import Run
 
 app = typer.Typer(
     name="crossbeat",
@@ -189,7 +192,7 @@ def train(
         resume=resume,
     )
     if dry_run:
-        _show_estimates(method, cohort, settings, run)
+        _estimate(method, cohort, settings, replace(run, estimates={}))
         return
     run.open(settings.model_dump(mode="json"), cohort, f"crossbeat train {method}")
     segmenter = METHODS[method].train(cohort, settings, run)
@@ -394,6 +397,29 @@ def _choice(word: str, *allowed: str) -> Any:
     if word not in allowed:
         raise SettingsError(f"{word!r} is none of {', '.join(allowed)}")
     return word
+
+
+def _estimate(method: str, cohort: Cohort, settings: Recipe, run: Run) -> None:
+    """Say what a training would see, do and cost, from a few real steps; nothing is written."""
+    from crossbeat import console
+    from crossbeat.methods import METHODS
+    from crossbeat.methods.recipe import find_domains
+
+    for part, scans in vars(find_domains(cohort, settings, run.seed)).items():
+        console.say(f"{part.replace('_', ' ')}: {len(scans)} scans of {len(scans.subjects)} subjects")
+    METHODS[method].train(cohort, settings, run)
+    rows = [
+        [
+            name,
+            f"{e.updates}",
+            f"{e.parameters:,}",
+            f"{e.peak_memory_mb:.0f} MiB",
+            f"{e.seconds / 60:.1f} min",
+        ]
+        for name, e in (run.estimates or {}).items()
+    ]
+    console.table("", ["Stage", "Updates", "Parameters", "Memory", "Time"], rows)
+    console.say("dry run: nothing was trained or written")
 
 
 def _torch_device(device: str) -> str:

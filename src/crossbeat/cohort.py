@@ -108,25 +108,9 @@ class Row:
         return frozenset(Structure[name] for name in names)
 
 
-COLUMNS: Final = tuple(
-    [
-        "subject",
-        "scan",
-        "sequence",
-        "vendor",
-        "centre",
-        "group",
-        "split",
-        "image",
-        "labels",
-        "convention",
-        "structures",
-        "ed_frame",
-        "es_frame",
-        "frame_interval_ms",
-        "spacing_source",
-        "source",
-    ]
+COLUMNS: Final = (
+    *("subject", "scan", "sequence", "vendor", "centre", "group", "split", "image", "labels", "convention"),
+    *("structures", "ed_frame", "es_frame", "frame_interval_ms", "spacing_source", "source"),
 )
 _NEEDED: Final = ("subject", "scan", "sequence", "image")
 assert set(COLUMNS) == {f.name for f in fields(Row)} - {"further"}

@@ -133,3 +133,11 @@ def test_asking_for_target_labels_where_there_are_none_is_refused() -> None:
     without = cohort().only(lambda row: row.scan != "d_l")
     with pytest.raises(CohortError, match="no training scan of the target has labels"):
         find_domains(without, Recipe.of({**ACROSS, "target_labels": "train"}), seed=0)
+
+
+def test_choosing_weights_by_validation_needs_validation_scans() -> None:
+    assert find_domains(cohort(), Recipe.of({**ACROSS, "select": "source"}), seed=0)
+    with pytest.raises(
+        CohortError, match="`select: target` needs labelled target scans in the validation split"
+    ):
+        find_domains(cohort(), Recipe.of({**ACROSS, "select": "target"}), seed=0)

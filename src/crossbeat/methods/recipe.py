@@ -146,6 +146,11 @@ def find_domains(cohort: Cohort, recipe: Recipe, seed: int) -> Domains:
             f"{cohort.name}: no labelled scan to train on; `crossbeat check` shows what there is"
         )
     _refuse_leakage(cohort, found, recipe)
+    for name, scans in (("source", found.source_validation), ("target", found.target_validation)):
+        if recipe.select == name and not len(scans):
+            raise CohortError(
+                f"{cohort.name}: `select: {name}` needs labelled {name} scans in the validation split; there are none"
+            )
     return found
 
 

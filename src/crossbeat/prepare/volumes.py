@@ -76,7 +76,8 @@ class Window:
                 torch.nn.functional.pad(shares, (0, 0, 0, 0, 1, 0)),
             )
         winner = (shares + 1e-6 * (values == 0)[:, None, None]).argmax(dim=1)
-        return values.index_select(0, winner.flatten()).reshape(winner.shape)
+        found: Tensor = values.index_select(0, winner.flatten()).reshape(winner.shape)
+        return found
 
     @property
     def inside(self) -> tuple[slice, slice]:

@@ -25,6 +25,7 @@ METRIC_NAMES: Final = {
     "dice": "Dice", "jaccard": "Jaccard", "hd": "HD", "hd95": "HD95", "hd95_pooled": "HD95 pooled", "assd": "ASSD",
 }  # fmt: skip
 
+_VALUE_NAMES: Final = {"": "not stated", "outside": "beyond the reference"}
 _TRAINED: Final = tuple(s.name for s in TRAINED)
 
 _ORDER: Final = {
@@ -329,5 +330,5 @@ def _breakdown(title: str, column: str, rows: pd.DataFrame, metrics: Sequence[st
     for value in values:
         part = rows[rows[column] == value]
         scores = tuple(_score(part, m, s) for m, s in columns)
-        lines.append((str(value) or "not stated", int(part["subject"].nunique()), scores))
+        lines.append((_VALUE_NAMES.get(str(value), str(value)), int(part["subject"].nunique()), scores))
     return Breakdown(title, tuple(lines), columns)

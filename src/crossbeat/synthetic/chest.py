@@ -143,7 +143,7 @@ def _diaphragm(chest: Chest, x: Floats, y: Floats, outside: Floats) -> Floats:
     right = np.exp(-(((x - 66) * (1 / 52.0)) ** 2) - ((y + 6) * (1 / 66.0)) ** 2)
     left = np.exp(-(((x + 78) * (1 / 46.0)) ** 2) - ((y + 12) * (1 / 62.0)) ** 2)
     fall = np.exp(np.minimum(outside, 0) * (1 / 14.0))
-    return chest.diaphragm_mm + chest.dome_mm * (right + 0.75 * left) - 42 * fall
+    return np.asarray(chest.diaphragm_mm + chest.dome_mm * (right + 0.75 * left) - 42 * fall)
 
 
 def _abdomen(

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from crossbeat.synthetic.scanners import SEQUENCES, find_scanner
 from crossbeat.synthetic.signal import PHANTOM_VERSION, bssfp_table
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Writes a volume (t, z, y, x) with our affine and, of a cine, the interval between frames."""
 

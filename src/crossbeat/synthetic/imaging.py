@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from scipy import fft, ndimage
 
 from crossbeat.synthetic import signal
 from crossbeat.synthetic.anatomy import Heart
-from crossbeat.synthetic.sampling import Mixture, Points, Slice
+from crossbeat.synthetic.sampling import Mixture, Slice
 from crossbeat.synthetic.scanners import Protocol, Scanner
 from crossbeat.synthetic.tissue import Tissue
 
@@ -93,11 +93,10 @@ def draw_lattice(rng: np.random.Generator) -> Image:
 
 def slice_fields(session: Session, cut: Slice) -> Fields:
     """Texture, shading, off-resonance and jets of one slice."""
-    centres = cut.centres_mm()
     heart = session.heart
     return Fields(
-        _texture(session.lattice, centres, 4.5),
-        _texture(session.lattice, centres, 13.0),
+        _texture(session.lattice, np.stack(cut.centres_mm(), axis=-1), 4.5),
+        _smooth_field(cut, lambda p: _texture(session.lattice, p, 13.0), stride=4),
         _smooth_field(cut, lambda p: _shading(session, p)),
         _columns(
             _smooth_field(cut, lambda p: _off_resonance_hz(session, p)) * (session.scanner.tr_ms / 1000)
@@ -141,7 +140,7 @@ def magnitude(
     for axis, share in enumerate(resolved):
         window = _window(shape[axis], share, apodisation)
         spectrum *= window[:, None] if axis == 0 else window[None, :]
-    return np.abs(fft.ifft2(spectrum)).astype(np.float32)
+    return np.asarray(np.abs(fft.ifft2(spectrum)), np.float32)
 
 
 def _window(n: int, share: float, apodisation: float) -> Image:
@@ -193,26 +192,28 @@ def _with_flow(session: Session, fields: Fields, mixture: Mixture, image: Image,
     return np.asarray(image + session.ghost * np.roll(pulsing, image.shape[0] // 3, axis=0), np.float32)
 
 
-def _texture(lattice: Image, points: Points, period_mm: float) -> Image:
-    """Smooth noise of unit variance at points, each (y, x), with blobs of about the period."""
-    coordinates = np.stack(points) * np.float32(1 / period_mm) + np.float32(period_mm)
+def _texture(lattice: Image, points_mm: NDArray[np.floating[Any]], period_mm: float) -> Image:
+    """Smooth noise of unit variance at points (y, x, 3), with blobs of about the period."""
+    coordinates = np.moveaxis(points_mm, -1, 0) * np.float32(1 / period_mm) + np.float32(period_mm)
     noise = ndimage.map_coordinates(lattice, coordinates, order=1, mode="grid-wrap", output=np.float32)
     return np.asarray(
         noise * np.float32((2 / 3) ** -1.5), np.float32
     )  # mean squared linear weight is 2/3 an axis
 
 
-def _smooth_field(cut: Slice, of: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Image:
-    """A function of place, known every few voxels and linear between."""
-    weights, nodes = zip(*(_hat(n) for n in cut.shape), strict=True)
+def _smooth_field(
+    cut: Slice, of: Callable[[NDArray[np.float64]], NDArray[np.floating[Any]]], stride: int = _COARSE
+) -> Image:
+    """A function of place (…, 3), known every few voxels and linear between."""
+    weights, nodes = zip(*(_hat(n, stride) for n in cut.shape), strict=True)
     points = np.stack(cut.points_mm(nodes[0][:, None], nodes[1][None, :]), axis=-1).astype(np.float64)
     return np.asarray(weights[0] @ of(points).astype(np.float32) @ weights[1].T, np.float32)
 
 
-def _hat(n: int) -> tuple[Image, NDArray[np.float64]]:
+def _hat(n: int, stride: int) -> tuple[Image, NDArray[np.float64]]:
     """Weights (n, nodes) of linear interpolation from nodes to n voxels, and the nodes."""
-    nodes = np.arange(0, n + _COARSE, _COARSE, dtype=np.float64)
-    distance = np.abs(np.arange(n)[:, None] - nodes[None, :]) / _COARSE
+    nodes = np.arange(0, n + stride, stride, dtype=np.float64)
+    distance = np.abs(np.arange(n)[:, None] - nodes[None, :]) / stride
     return np.maximum(1 - distance, 0).astype(np.float32), nodes
 
 
@@ -251,7 +252,7 @@ def _off_resonance_hz(session: Session, points: NDArray[np.float64]) -> NDArray[
 
 def _columns(cycles: Image) -> NDArray[np.intp]:
     step = _CYCLES[1] - _CYCLES[0]
-    return np.clip(np.rint((cycles - _CYCLES[0]) / step), 0, _CYCLES.size - 1).astype(np.intp)
+    return np.asarray(np.clip(np.rint((cycles - _CYCLES[0]) / step), 0, _CYCLES.size - 1), np.intp)
 
 
 def _jet(

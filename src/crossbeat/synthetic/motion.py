@@ -134,8 +134,7 @@ def pull_back_heart(shape: Shape, now: Instant, x: Floats, y: Floats, z: Floats)
     before, after, surfaces = _knots_and_surfaces(shape, now, height, c, s)
     original = _piecewise(r2, after, before)
     scale = np.sqrt(original / np.maximum(r2, 1e-12))
-    ones = np.float32(1.0) if z.dtype == np.float32 else 1.0
-    return Material(back_x * scale, back_y * scale, _lengthen(shape, now, z, ones), original, surfaces, c, s)
+    return Material(back_x * scale, back_y * scale, _lengthen(shape, now, z, 1.0), original, surfaces, c, s)
 
 
 @lru_cache(maxsize=256)
@@ -178,7 +177,7 @@ def _unshortened(shape: Shape, now: Instant, z: Floats) -> Floats:
 
 def _twist(shape: Shape, now: Instant, height: Floats) -> Floats:
     share = np.clip(height * (1.0 / shape.length_mm), -0.3, 1.1)
-    return now.twist_base_rad + (now.twist_apex_rad - now.twist_base_rad) * share
+    return np.asarray(now.twist_base_rad + (now.twist_apex_rad - now.twist_base_rad) * share)
 
 
 def _presence(shape: Shape, height: Floats) -> Floats:

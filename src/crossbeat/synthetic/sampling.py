@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Final
 
 import numpy as np
@@ -112,7 +113,7 @@ class Mixture:
         """(y, x) signal of a table (tissue, frequency), each voxel (y, x) at its own column."""
         out = table[self.tissue, column].ravel()
         out[self.mixed] = np.einsum("mt,tm->m", self.shares, table[:, column.ravel()[self.mixed]])
-        return out.reshape(self.tissue.shape)
+        return np.asarray(out.reshape(self.tissue.shape), np.float32)
 
     def with_window(self, rows: slice, columns: slice, part: Mixture) -> Mixture:
         """This mixture with a window of it replaced by another."""
@@ -139,10 +140,10 @@ def mix(classify: Classify, cut: Slice, rows: slice, columns: slice, in_plane: i
             np.zeros((0, len(Tissue)), np.float32),
         )
     depths = cut.depths_mm
-    y = np.arange(rows.start, rows.stop + 1)[:, None, None] - 0.5
-    x = np.arange(columns.start, columns.stop + 1)[None, :, None] - 0.5
-    corners = _classify(classify, cut, y, x, depths[None, None, :])
-    low, high = corners.min(axis=2), corners.max(axis=2)
+    y = np.arange(rows.start, rows.stop + 1)[:, None] - 0.5
+    x = np.arange(columns.start, columns.stop + 1)[None, :] - 0.5
+    layers = _classify(classify, cut, y, x, depths)
+    low, high = reduce(np.minimum, layers), reduce(np.maximum, layers)
     low = np.minimum(np.minimum(low[:-1, :-1], low[1:, :-1]), np.minimum(low[:-1, 1:], low[1:, 1:]))
     high = np.maximum(np.maximum(high[:-1, :-1], high[1:, :-1]), np.maximum(high[:-1, 1:], high[1:, 1:]))
     mixed = np.flatnonzero(low != high)
@@ -206,11 +207,11 @@ def _shares(
 
 
 def _classify(
-    classify: Classify, cut: Slice, y: NDArray[Any], x: NDArray[Any], depths: NDArray[Any]
-) -> NDArray[np.uint8]:
-    """Tissue at all nodes, a few rows at a time so that the work stays in the cache."""
-    out = np.empty((y.shape[0], x.shape[1], depths.shape[2]), np.uint8)
-    step = max(1, _CHUNK // (x.shape[1] * depths.shape[2]))
-    for start in range(0, y.shape[0], step):
-        out[start : start + step] = classify(*cut.points_mm(y[start : start + step], x, depths))
-    return out
+    classify: Classify, cut: Slice, y: NDArray[Any], x: NDArray[Any], depths: NDArray[np.float64]
+) -> list[NDArray[np.uint8]]:
+    """Tissue at all nodes of each depth, a few rows at a time so that the work stays in the cache."""
+    step = max(1, _CHUNK // x.size)
+    return [
+        np.concatenate([classify(*cut.points_mm(y[k : k + step], x, depth)) for k in range(0, y.size, step)])
+        for depth in depths.tolist()
+    ]

@@ -61,11 +61,13 @@ class Scar:
         """1 in the middle of the infarct, falling smoothly to 0; (c, s) are cosine and sine of the angle."""
         along = c * float(np.cos(self.centre_rad)) + s * float(np.sin(self.centre_rad))
         around = np.exp(self.concentration * (along - 1))
-        return around * np.exp(-(((z - self.height_mm) / self.half_height_mm) ** 2))
+        return np.asarray(around * np.exp(-(((z - self.height_mm) / self.half_height_mm) ** 2)))
 
     def depth(self, profile: Floats) -> Floats:
         """Share of the wall, from the endocardium, that is scarred where the profile has this value."""
-        return self.transmurality * np.clip((profile - self.edge) / (0.35 * (1 - self.edge)), 0, 1)
+        return np.asarray(
+            self.transmurality * np.clip((profile - self.edge) / (0.35 * (1 - self.edge)), 0, 1)
+        )
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from crossbeat.training.distributed import average_gradients, share_state
-from crossbeat.training.fit import Chosen, Estimate, Select, dry_run, fit
-from crossbeat.training.run import Run, seed_torch
+from crossbeat.training.fit import Chosen, Select, dry_run, fit
+from crossbeat.training.run import Estimate, Run, seed_torch
 from crossbeat.training.schedules import Plateau, constant, cosine, one_cycle, plateau, polynomial
 from crossbeat.training.stage import Stage
 

@@ -23,7 +23,7 @@ from crossbeat.training import checkpoints
 from crossbeat.training.checkpoints import TensorFiles
 from crossbeat.training.distributed import SameStepStrategy
 from crossbeat.training.rounds import Rounds, best_file
-from crossbeat.training.run import Run, peak_memory_mb, seed_torch
+from crossbeat.training.run import Estimate, Run, peak_memory_mb, seed_torch
 from crossbeat.training.stage import Stage
 from crossbeat.training.stopping import Stopping
 
@@ -40,16 +40,6 @@ class Chosen:
     value: float | None
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a stage will cost, from a few timed steps."""
-
-    updates: int
-    parameters: int
-    seconds: float
-    peak_memory_mb: float
-
-
 def fit(stage: Stage, *, rounds: int, steps_per_round: int, select: Select = "last") -> Chosen:
     """Train a stage, from where it stopped if the run is resumed, and leave it with the chosen weights.
 
@@ -59,9 +49,13 @@ def fit(stage: Stage, *, rounds: int, steps_per_round: int, select: Select = "la
     the run's device and torch is seeded, so that what follows is the same whether the stage was resumed or not.
 
     SIGTERM and Ctrl-C end the process after the step at hand, with exit code 143 and 130; the round at hand is
-    lost. Raises `RunError` where the loss is not finite, or no round had a number to choose by.
+    lost. In a dry run (`Run.estimates`) nothing is trained. Raises `RunError` where the loss is not finite, or
+    no round had a number to choose by.
     """
     _check(stage, rounds, steps_per_round, select)
+    if stage.run.estimates is not None:
+        stage.run.estimates[stage.name] = dry_run(stage, rounds=rounds, steps_per_round=steps_per_round)
+        return Chosen("last", 0, None)
     folder = stage.run.stage_folder(stage.name)
     last = folder / "checkpoints" / "last.ckpt"
     done = checkpoints.rounds_done(last) if stage.run.resume else 0

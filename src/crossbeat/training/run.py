@@ -40,6 +40,16 @@ def seed_torch(*of: int | str) -> None:
     torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What a stage will cost, from a few timed steps."""
+
+    updates: int
+    parameters: int
+    seconds: float
+    peak_memory_mb: float
+
+
 @dataclass
 class _Clock:
     """What an open run remembers between `open` and `close`; it is nobody's setting."""
@@ -68,6 +78,8 @@ class Run:
     progress: bool = True
     log_every: int = 20
     compile: bool = False
+    estimates: dict[str, Estimate] | None = None
+    """A dictionary here makes it a dry run: `fit` puts in what each stage would cost, and trains nothing."""
     _clock: _Clock = field(default_factory=_Clock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,146 @@
+"""Scans, references and predictions, by name, to a browser on the same machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import nibabel as nib
+import numpy as np
+from fastapi import FastAPI, HTTPException, Response
+from fastapi.responses import HTMLResponse
+from numpy.typing import NDArray
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from crossbeat.case import Case
+from crossbeat.cohort import Cohort, Row, read_cohort
+from crossbeat.data.predictions import prediction_path, prediction_reader
+from crossbeat.data.reading import reader
+from crossbeat.errors import CrossbeatError, RunError
+from crossbeat.evaluation import MEAN, read_scores
+from crossbeat.labels import UNKNOWN, fold_into_myocardium
+
+Kind = Literal["image", "reference", "prediction"]
+
+LOCAL: Final = ("127.0.0.1", "localhost", "[::1]")
+"""Host names answered to: a web page elsewhere cannot read the scans through the user's browser."""
+
+NIFTI: Final = "application/octet-stream"
+
+
+def open_app(path: Path) -> FastAPI:
+    """The viewer of a run folder, of a folder of label maps, or of a cohort.csv alone.
+
+    Of a run the scans that were predicted are listed, else all that its cohort.csv names. `RunError` where
+    the path is none of these.
+    """
+    if path.suffix == ".csv":
+        return make_app(read_cohort(path, reader))
+    folder = path / "predictions" if (path / "predictions" / "cohort.csv").exists() else path
+    if not (folder / "cohort.csv").exists():
+        raise RunError(f"{path}: neither a run folder, a folder of label maps nor a cohort.csv")
+    cohort = read_cohort(folder / "cohort.csv", reader)
+    scores = next((s for s in (path / "scores.csv", folder / "scores.csv") if s.exists()), None)
+    return make_app(cohort, folder, scores)
+
+
+def make_app(cohort: Cohort, predictions: Path | None = None, scores: Path | None = None) -> FastAPI:
+    """The viewer of a cohort, with the label maps of a folder and the Dice of a scores.csv where there are any.
+
+    A scan is asked for by its name, which must stand in the cohort; no path comes from outside.
+    """
+    app = FastAPI(title="crossbeat", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL))
+    rows = {row.scan: row for row in cohort}
+    dice = _mean_dice(scores) if scores else {}
+    read_case: Callable[[str], Case] = lru_cache(maxsize=2)(lambda scan: cohort.read(rows[scan]))
+    read_prediction = prediction_reader(predictions, cohort) if predictions else None
+
+    @app.get("/", response_class=HTMLResponse)
+    def page() -> str:
+        return _resource("page.html").decode()
+
+    @app.get("/niivue.js")
+    def niivue() -> Response:
+        headers = {"Content-Encoding": "gzip", "Cache-Control": "max-age=86400"}
+        return Response(_resource("niivue.umd.js.gz"), media_type="text/javascript", headers=headers)
+
+    @app.get("/scans")
+    def scans() -> list[dict[str, Any]]:
+        listed = [_describe(row, dice.get(row.scan), predictions) for row in cohort]
+        return sorted(listed, key=lambda scan: (scan["dice"] is None, scan["dice"] or 0.0))
+
+    @app.get("/volume/{kind}")
+    def volume(kind: Kind, scan: str) -> Response:
+        if scan not in rows:
+            raise HTTPException(404, f"no scan {scan!r} in this cohort")
+        try:
+            case = read_case(scan)
+            labels = None
+            if kind == "reference":
+                labels = case.labels
+            elif kind == "prediction" and read_prediction:
+                labels = read_prediction(rows[scan])
+        except (CrossbeatError, OSError) as error:
+            raise HTTPException(500, str(error)) from None
+        if kind == "image":
+            return Response(as_nifti(case.image, case.spacing_mm), media_type=NIFTI)
+        if labels is None:
+            raise HTTPException(404, f"scan {scan!r} has no {kind}")
+        shown = np.where(labels == UNKNOWN, 0, fold_into_myocardium(labels)).astype(np.uint8)
+        return Response(as_nifti(shown, case.spacing_mm), media_type=NIFTI)
+
+    return app
+
+
+def serve(path: Path, port: int = 8111) -> None:
+    """Show a run, a folder of label maps or a cohort at http://127.0.0.1:port until interrupted."""
+    import uvicorn
+
+    uvicorn.run(open_app(path), host="127.0.0.1", port=port, log_level="warning")
+
+
+def as_nifti(array: NDArray[Any], spacing_mm: tuple[float, float, float]) -> bytes:
+    """A (t, z, y, x) array as the bytes of a NIfTI file, its axes laid along the viewer's own.
+
+    The grid is shown as a stack, slice by slice, x to the patient's left and y to the back: where the scan lay
+    in the scanner is left out, so that the viewer does not turn or resample an oblique one. Floats become 16
+    bit, scaled; label maps keep their values.
+    """
+    z, y, x = spacing_mm
+    image: Any = nib.Nifti1Image(np.ascontiguousarray(array.transpose(3, 2, 1, 0)), np.diag([-x, -y, z, 1.0]))  # type: ignore[no-untyped-call]
+    if array.dtype.kind == "f":
+        image.set_data_dtype(np.int16)
+    image.header.set_xyzt_units("mm")
+    found: bytes = image.to_bytes()
+    return found
+
+
+def _describe(row: Row, dice: float | None, predictions: Path | None) -> dict[str, Any]:
+    predicted = predictions is not None and prediction_path(predictions, row).exists()
+    about = [row.sequence, row.group, row.vendor, row.split]
+    return {
+        "scan": row.scan,
+        "about": ", ".join(word for word in about if word),
+        "dice": dice,
+        "reference": bool(row.labels),
+        "prediction": predicted,
+        "ed_frame": row.ed_frame,
+        "es_frame": row.es_frame,
+        "nominal": row.spacing_source == "nominal",
+    }
+
+
+def _mean_dice(path: Path) -> Mapping[str, float]:
+    """Mean Dice of each scan over its structures and frames."""
+    table = read_scores(path)
+    rows = table[table["slice"].isna() & (table["metric"] == "dice") & (table["structure"] == MEAN)]
+    found = rows.groupby("scan")["value"].mean().dropna()
+    return {str(scan): float(value) for scan, value in found.items()}
+
+
+def _resource(name: str) -> bytes:
+    return resources.files("crossbeat.viewer").joinpath(name).read_bytes()

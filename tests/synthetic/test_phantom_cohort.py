@@ -1,0 +1,170 @@
+"""Phantom scans as files: geometry, contrast, determinism and refusals."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from crossbeat import geometry
+from crossbeat.cohort import read_cohort
+from crossbeat.errors import SettingsError
+from crossbeat.labels import Structure, looks_swapped
+from crossbeat.synthetic import PHANTOM_VERSION, make_cohort
+from crossbeat.synthetic.cohort import Scan, draw_subject, scan_heart
+
+LV, MYO, RV, SCAR = Structure.LV, Structure.MYO, Structure.RV, Structure.SCAR
+
+
+def write(
+    path: Path,
+    array: np.ndarray[Any, Any],
+    affine: geometry.Affine,
+    /,
+    *,
+    frame_interval_ms: float | None = None,
+) -> None:
+    image = nib.Nifti1Image(array.transpose(3, 2, 1, 0), affine)
+    if frame_interval_ms is not None:
+        image.header["pixdim"][4] = frame_interval_ms
+    nib.save(image, path)
+
+
+@pytest.fixture(scope="module")
+def scans() -> dict[str, Scan]:
+    heart = draw_subject(0, 3, "MINF")
+    return {s: scan_heart(heart, s, "a", subject=3) for s in ("bssfp", "t2", "lge")}
+
+
+def test_sequences_differ_in_grid_as_in_ms_cmrseg(scans: dict[str, Scan]) -> None:
+    spacing = {s: geometry.spacing_mm(scan.affine) for s, scan in scans.items()}
+    assert spacing["bssfp"][1:] == pytest.approx((1.25, 1.25))
+    assert spacing["t2"][1:] == pytest.approx((1.35, 1.35))
+    assert spacing["lge"][1:] == pytest.approx((0.75, 0.75))
+    assert 8 <= spacing["bssfp"][0] <= 13
+    assert 12 <= spacing["t2"][0] <= 22
+    assert 5 <= spacing["lge"][0] <= 9
+    slices = {s: scan.image.shape[1] for s, scan in scans.items()}
+    assert slices["t2"] < slices["bssfp"] <= slices["lge"]
+
+
+def test_stacks_lie_as_the_readers_turn_them(scans: dict[str, Scan]) -> None:
+    for scan in scans.values():
+        shape = scan.image.shape[:0:-1]
+        turn = geometry.find_turn(scan.affine, (shape[0], shape[1], shape[2]))
+        assert turn.axes == (2, 1, 0)
+        assert turn.flips == (False, False, False)
+        assert geometry.orthogonality_error(scan.affine) < 1e-9
+        assert np.linalg.det(scan.affine[:3, :3]) > 0
+
+
+def test_sequences_share_the_patient(scans: dict[str, Scan]) -> None:
+    """Diastolic bSSFP labels carried into LGE through the affines lie over the LGE's own."""
+    source, target = scans["bssfp"], scans["lge"]
+    index = np.stack(np.meshgrid(*map(np.arange, target.labels.shape[1:]), indexing="ij"), axis=-1)
+    at = geometry.mm_to_voxel(source.affine, geometry.voxel_to_mm(target.affine, index))
+    carried = ndimage.map_coordinates(source.labels[0], np.moveaxis(at, -1, 0), order=0)
+    own = target.labels[0]
+    for structure, least in ((LV, 0.75), (RV, 0.65)):
+        both = ((carried == structure) & (own == structure)).sum()
+        assert 2 * both / ((carried == structure).sum() + (own == structure).sum()) > least
+
+
+def test_labels_are_of_the_heart_and_not_swapped(scans: dict[str, Scan]) -> None:
+    assert set(np.unique(scans["bssfp"].labels)) == {0, LV, MYO, RV}
+    assert set(np.unique(scans["t2"].labels)) == {0, LV, MYO, RV, Structure.EDEMA}
+    assert set(np.unique(scans["lge"].labels)) == {0, LV, MYO, RV, SCAR}
+    assert not any(looks_swapped(scan.labels) for scan in scans.values())
+
+
+def test_late_enhancement_nulls_myocardium_and_lights_up_the_scar(scans: dict[str, Scan]) -> None:
+    lge = scans["lge"]
+    inner = {k: ndimage.binary_erosion(lge.labels[0] == k, np.ones((1, 3, 3))) for k in (LV, MYO, SCAR)}
+    level = {k: float(np.median(lge.image[0][mask])) for k, mask in inner.items()}
+    assert level[MYO] < 0.25 * level[LV]
+    assert level[SCAR] > 2.5 * level[MYO]
+
+
+def test_contrast_of_the_bssfp_scan_is_that_of_acdc(scans: dict[str, Scan]) -> None:
+    """Mean myocardium over mean LV blood lies between 0.31 and 0.57 in the first patient of each ACDC group."""
+    image, labels = scans["bssfp"].image, scans["bssfp"].labels
+    ratio = image[labels == MYO].mean() / image[labels == LV].mean()
+    assert 0.28 < ratio < 0.57
+    assert 0.65 < image[labels == RV].mean() / image[labels == LV].mean() < 1
+
+
+def test_the_volume_of_a_scan_is_the_analytic_one_within_its_grid() -> None:
+    heart = draw_subject(0, 0, "NOR")
+    scan = scan_heart(heart, "bssfp", "b")
+    ml = (scan.labels == LV).sum() * abs(np.linalg.det(scan.affine[:3, :3])) / 1000
+    assert ml == pytest.approx(heart.edv_ml, rel=0.12)  # thick slices and breath-holds
+
+
+def test_a_cine_beats() -> None:
+    heart = draw_subject(2, 0, "NOR")
+    scan = scan_heart(heart, "bssfp", "d", cine=True)
+    assert scan.image.shape[0] == 25
+    area = (scan.labels == LV).sum(axis=(1, 2, 3))
+    assert scan.ed_frame == 0
+    assert abs(int(area.argmin()) - (scan.es_frame or 0)) <= 1
+    assert area.min() < 0.6 * area[0]
+    assert scan.frame_interval_ms == pytest.approx(heart.beat_ms / 25)
+    still = np.abs(np.diff(scan.image[:, :, :20, :20].astype(float), axis=0)).mean()
+    moving = np.abs(np.diff(scan.image.astype(float), axis=0))[:, (scan.labels[0] == LV)].mean()
+    assert moving > 5 * still
+
+
+@pytest.mark.slow
+def test_a_cohort_is_written_and_read_again_and_depends_on_nothing_but_its_seed(tmp_path: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    options: dict[str, Any] = {"sequences": ("bssfp", "t2"), "vendors": ("d", "b"), "write": write, "seed": 5}
+    one = make_cohort(
+        tmp_path / "one", subjects=6, jobs=1, progress=lambda d, n: heard.append((d, n)), **options
+    )
+    two = make_cohort(tmp_path / "two", subjects=7, jobs=2, **options)
+    assert heard == [(k, 6) for k in range(1, 7)]
+    assert len(one) == 12
+    assert [r.vendor for r in two.rows[::2]] == ["d"] * 5 + ["b"] * 2
+    assert [r.group for r in one.rows[::2]] == ["NOR", "DCM", "HCM", "MINF", "RV", "NOR"]
+    for row, again in zip(one.rows, two.rows, strict=False):
+        assert row == again
+        for name in (row.image, row.labels):
+            first, second = (nib.load(tmp_path / part / name) for part in ("one", "two"))
+            np.testing.assert_array_equal(first.get_fdata(), second.get_fdata())
+            np.testing.assert_array_equal(first.affine, second.affine)
+    assert read_cohort(tmp_path / "one" / "cohort.csv").rows == one.rows
+    with (tmp_path / "one" / "truth.csv").open() as text:
+        truth = list(csv.DictReader(text))
+    assert {line["phantom_version"] for line in truth} == {PHANTOM_VERSION}
+    assert float(truth[1]["lv_edv_ml"]) == pytest.approx(draw_subject(5, 1, "DCM").edv_ml, abs=1e-3)
+
+
+def test_seeds_and_subjects_differ() -> None:
+    hearts = [draw_subject(0, 0, "NOR"), draw_subject(0, 1, "NOR"), draw_subject(1, 0, "NOR")]
+    assert len({h.edv_ml for h in hearts}) == 3
+    assert draw_subject(0, 0, "NOR") == hearts[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sequences": ("tagged",)}, "'tagged': is not there yet, it comes with the tagging method"),
+        ({"sequences": ("bsfp",)}, "'bsfp' does not exist; did you mean 'bssfp'"),
+        ({"sequences": ()}, "at least one sequence"),
+        ({"vendors": ("x",)}, "vendor 'x' does not exist; known are a, b, c, d"),
+        ({"vendors": ()}, "at least one vendor"),
+        ({"groups": ("NORM",)}, "group 'NORM' does not exist; did you mean 'NOR'"),
+        ({"subjects": 0}, "at least one subject"),
+    ],
+)
+def test_impossible_wishes_are_refused_before_anything_is_written(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        make_cohort(tmp_path / "out", write=write, **options)
+    assert not (tmp_path / "out").exists()
