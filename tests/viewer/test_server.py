@@ -18,7 +18,7 @@ from crossbeat.data.predictions import prediction_writer
 from crossbeat.data.reading import reader
 from crossbeat.errors import RunError
 from crossbeat.viewer import make_app, open_app
-from crossbeat.viewer.server import as_nifti
+from crossbeat.viewer.server import as_nifti, in_outline
 
 
 class Client:
@@ -177,3 +177,22 @@ def test_the_served_grid_runs_along_the_viewers_axes() -> None:
     assert nib.aff2axcodes(found.affine) == ("L", "P", "S")
     np.testing.assert_allclose(found.header.get_zooms()[:3], (1.5, 2.0, 8.0))
     assert found.get_data_dtype() == np.uint8
+
+
+def test_an_outline_keeps_the_rim_of_every_structure_in_its_slice() -> None:
+    labels = np.zeros((2, 7, 7), np.uint8)
+    labels[0, 1:6, 1:6] = 2
+    labels[0, 2:5, 2:5] = 1
+    labels[1] = 3
+    expected = labels.copy()
+    expected[0, 3, 3] = 0  # the middle of the cavity; the wall, one voxel wide, is all rim
+    expected[1, 1:6, 1:6] = 0  # the image ends where the structure does
+    np.testing.assert_array_equal(in_outline(labels), expected)
+
+
+def test_the_reference_can_be_asked_for_in_outline(client: Client) -> None:
+    answer = client.get("/volume/reference", params={"scan": "second", "outline": "true"})
+    found = np.asarray(nib.Nifti1Image.from_bytes(answer.content).dataobj).transpose(3, 2, 1, 0)
+    np.testing.assert_array_equal(
+        found, in_outline(served(client, "reference", "second").transpose(3, 2, 1, 0))
+    )

@@ -74,7 +74,7 @@ def make_app(cohort: Cohort, predictions: Path | None = None, scores: Path | Non
         return sorted(listed, key=lambda scan: (scan["dice"] is None, scan["dice"] or 0.0))
 
     @app.get("/volume/{kind}")
-    def volume(kind: Kind, scan: str) -> Response:
+    def volume(kind: Kind, scan: str, outline: bool = False) -> Response:
         if scan not in rows:
             raise HTTPException(404, f"no scan {scan!r} in this cohort")
         try:
@@ -91,7 +91,7 @@ def make_app(cohort: Cohort, predictions: Path | None = None, scores: Path | Non
         if labels is None:
             raise HTTPException(404, f"scan {scan!r} has no {kind}")
         shown = np.where(labels == UNKNOWN, 0, fold_into_myocardium(labels)).astype(np.uint8)
-        return Response(as_nifti(shown, case.spacing_mm), media_type=NIFTI)
+        return Response(as_nifti(in_outline(shown) if outline else shown, case.spacing_mm), media_type=NIFTI)
 
     return app
 
@@ -101,6 +101,15 @@ def serve(path: Path, port: int = 8111) -> None:
     import uvicorn
 
     uvicorn.run(open_app(path), host="127.0.0.1", port=port, log_level="warning")
+
+
+def in_outline(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(…, y, x) labels of which each structure keeps the voxels with another label beside them in the slice."""
+    beyond = np.pad(labels, [(0, 0)] * (labels.ndim - 2) + [(1, 1), (1, 1)])
+    inside = np.ones(labels.shape, bool)
+    for y, x in ((0, 1), (2, 1), (1, 0), (1, 2)):
+        inside &= beyond[..., y : y + labels.shape[-2], x : x + labels.shape[-1]] == labels
+    return np.where(inside, 0, labels).astype(np.uint8)
 
 
 def as_nifti(array: NDArray[Any], spacing_mm: tuple[float, float, float]) -> bytes:
