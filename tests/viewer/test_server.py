@@ -18,7 +18,7 @@ from crossbeat.data.predictions import prediction_writer
 from crossbeat.data.reading import reader
 from crossbeat.errors import RunError
 from crossbeat.viewer import make_app, open_app
-from crossbeat.viewer.server import as_nifti, in_outline
+from crossbeat.viewer.server import in_outline
 
 
 class Client:
@@ -169,14 +169,6 @@ def test_an_empty_cohort_lists_nothing_and_a_wrong_path_is_refused(tmp_path: Pat
     assert Client(make_app(Cohort(()))).get("/scans").json() == []
     with pytest.raises(RunError, match="neither a run folder"):
         open_app(tmp_path)
-
-
-def test_the_served_grid_runs_along_the_viewers_axes() -> None:
-    found = nib.Nifti1Image.from_bytes(as_nifti(np.zeros(SHAPE, np.uint8), (8.0, 2.0, 1.5)))
-    assert found.shape == (5, 6, 3, 2)
-    assert nib.aff2axcodes(found.affine) == ("L", "P", "S")
-    np.testing.assert_allclose(found.header.get_zooms()[:3], (1.5, 2.0, 8.0))
-    assert found.get_data_dtype() == np.uint8
 
 
 def test_an_outline_keeps_the_rim_of_every_structure_in_its_slice() -> None:

@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import nibabel as nib
 import numpy as np
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import HTMLResponse
@@ -19,6 +18,7 @@ from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row, read_cohort
 from crossbeat.data.predictions import prediction_path, prediction_reader
 from crossbeat.data.reading import reader
+from crossbeat.data.stack import as_nifti
 from crossbeat.errors import CrossbeatError, RunError
 from crossbeat.evaluation import MEAN, read_scores
 from crossbeat.labels import UNKNOWN, fold_into_myocardium
@@ -110,22 +110,6 @@ def in_outline(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     for y, x in ((0, 1), (2, 1), (1, 0), (1, 2)):
         inside &= beyond[..., y : y + labels.shape[-2], x : x + labels.shape[-1]] == labels
     return np.where(inside, 0, labels).astype(np.uint8)
-
-
-def as_nifti(array: NDArray[Any], spacing_mm: tuple[float, float, float]) -> bytes:
-    """A (t, z, y, x) array as the bytes of a NIfTI file, its axes laid along the viewer's own.
-
-    The grid is shown as a stack, slice by slice, x to the patient's left and y to the back: where the scan lay
-    in the scanner is left out, so that the viewer does not turn or resample an oblique one. Floats become 16
-    bit, scaled; label maps keep their values.
-    """
-    z, y, x = spacing_mm
-    image: Any = nib.Nifti1Image(np.ascontiguousarray(array.transpose(3, 2, 1, 0)), np.diag([-x, -y, z, 1.0]))  # type: ignore[no-untyped-call]
-    if array.dtype.kind == "f":
-        image.set_data_dtype(np.int16)
-    image.header.set_xyzt_units("mm")
-    found: bytes = image.to_bytes()
-    return found
 
 
 def _describe(row: Row, dice: float | None, predictions: Path | None) -> dict[str, Any]:
