@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -57,20 +58,22 @@ def test_the_scar_of_a_ring_is_its_share_of_the_wall() -> None:
 
     # No concentration and an endless height: the whole wall, half through
     scar = Scar(0.0, 0.0, 0.0, 1e9, transmurality=0.5, no_reflow=0.0, weakness=0.0)
-    assert replace(ROUND, scar=scar).scar_ml() == pytest.approx(ROUND.lv_wall_ml() / 2, rel=1e-6)
+    assert replace(ROUND, scar=scar).scar_ml() == pytest.approx(ROUND.lv_wall_ml() / 2, rel=1e-4)
 
 
 def test_analytic_volumes_are_those_of_a_random_count(heart: Heart) -> None:
-    rng, n = np.random.default_rng(1), 600_000
-    r, length = heart.reach_mm, heart.shape.length_mm + 14
-    box = rng.uniform((-r, -r, -14), (r, r, length), (n, 3))
-    unit = 4 * r * r * (length + 14) / n / 1000
+    """One random point in each cube of 2.2 mm."""
+    rng, step, r = np.random.default_rng(1), 2.2, heart.shape.widest_mm() + 4
+    sides = np.arange(-r, r, step), np.arange(-r, r, step), np.arange(-14, heart.shape.length_mm + 2, step)
+    corners = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 3)
+    points = heart.heart_to_mm(corners + rng.uniform(0, step, corners.shape))
     for phase in (0.0, heart.motion.es_phase):
-        labels = LABEL_OF_TISSUE[heart.classify(heart.heart_to_mm(box), phase)]
-        wall = np.isin(labels, (MYO, Structure.SCAR, Structure.EDEMA)).sum() * unit
+        labels = LABEL_OF_TISSUE[heart.classify(points, phase)]
+        ml = np.bincount(labels, minlength=6) * step**3 / 1000
         truth = heart.volumes_ml(phase)
-        assert (labels == LV).sum() * unit == pytest.approx(truth.lv_ml, rel=0.02)
-        assert (labels == RV).sum() * unit == pytest.approx(truth.rv_ml, rel=0.02)
+        assert ml[LV] == pytest.approx(truth.lv_ml, rel=0.02)
+        assert ml[RV] == pytest.approx(truth.rv_ml, rel=0.02)
+        wall = ml[MYO] + ml[Structure.SCAR] + ml[Structure.EDEMA]
         assert wall * 1.05 == pytest.approx(heart.mass_g, rel=0.02)
 
 
@@ -166,25 +169,21 @@ def test_an_infarct_thickens_less_than_the_wall_opposite() -> None:
 
 
 def test_groups_differ_as_their_diseases_do() -> None:
-    def mean(group: str, value: str) -> float:
-        return float(
-            np.mean([getattr(Heart.draw(np.random.default_rng(i), group), value) for i in range(12)])
-        )
+    hearts = {g: [Heart.draw(np.random.default_rng(i), g) for i in range(6)] for g in GROUPS}
 
-    edv = {g: mean(g, "edv_ml") for g in GROUPS}
-    ef = {g: mean(g, "ef_percent") for g in GROUPS}
-    mass = {g: mean(g, "mass_g") for g in GROUPS}
+    def mean(value: Callable[[Heart], float]) -> dict[str, float]:
+        return {group: float(np.mean([value(heart) for heart in drawn])) for group, drawn in hearts.items()}
+
+    edv, ef, mass = (mean(f) for f in (lambda h: h.edv_ml, lambda h: h.ef_percent, lambda h: h.mass_g))
     assert edv["DCM"] > 1.5 * edv["NOR"] > edv["HCM"]
     assert ef["HCM"] > ef["NOR"] > 50 > ef["MINF"]
     assert ef["DCM"] < 40
     assert mass["HCM"] > 1.5 * mass["NOR"]
-    rv = {
-        g: np.mean([Heart.draw(np.random.default_rng(i), g).volumes_ml(0).rv_ml for i in range(12)])
-        for g in GROUPS
-    }
+    rv = mean(lambda h: h.volumes_ml(0).rv_ml)
     assert rv["RV"] > 1.3 * rv["NOR"]
-    assert mean("MINF", "scar_g") > 3
-    assert mean("NOR", "scar_g") == 0
+    scar = mean(lambda h: h.scar_g)
+    assert scar["MINF"] > 3
+    assert scar["NOR"] == 0
 
 
 def test_myocardium_surrounds_the_left_cavity_and_not_the_right(heart: Heart) -> None:

@@ -291,7 +291,7 @@ def _draw(rng: np.random.Generator, group: str) -> Heart:
         place,
         fat,
         60000 / rng.uniform(55, 85),
-        float(rng.normal(0, 0.16)),
+        float(np.clip(rng.normal(0, 0.14), -0.3, 0.3)),
     )
 
 

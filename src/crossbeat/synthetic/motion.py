@@ -177,7 +177,8 @@ def _unshortened(shape: Shape, now: Instant, z: Floats) -> Floats:
 
 def _twist(shape: Shape, now: Instant, height: Floats) -> Floats:
     share = np.clip(height * (1.0 / shape.length_mm), -0.3, 1.1)
-    return np.asarray(now.twist_base_rad + (now.twist_apex_rad - now.twist_base_rad) * share)
+    turn = now.twist_base_rad + (now.twist_apex_rad - now.twist_base_rad) * share
+    return np.asarray(turn * _presence(shape, height))
 
 
 def _presence(shape: Shape, height: Floats) -> Floats:

@@ -231,4 +231,4 @@ def _pull(shape: Shape, edv_ml: float, ef_percent: float, shortening: float) -> 
 
 
 def _solve(error: Any, low: float, high: float) -> float:
-    return float(optimize.brentq(error, low, high, xtol=1e-4))
+    return float(optimize.brentq(error, low, high, xtol=1e-3))

@@ -23,8 +23,8 @@ _EXTENDED_ABOVE_MM: Final = 18.0
 RV_ABOVE_MM: Final = 12.0
 """How far the RV, with its outflow tract, reaches above the mitral plane."""
 _INSERTION_MM: Final = 2.0
-_ANGLES: Final = 240
-_HEIGHTS: Final = 96
+_ANGLES: Final = 120
+_HEIGHTS: Final = 24
 
 
 class Surfaces(NamedTuple):
@@ -189,7 +189,7 @@ class Shape:
             cut = self.surfaces(z, c, s)
             return (cut.right - cut.epicardium) / 2
 
-        return self._integrate(area, self.length_mm, pieces=6, start_mm=-RV_ABOVE_MM)
+        return self._integrate(area, self.length_mm, pieces=4, start_mm=-RV_ABOVE_MM)
 
     def contraction_ml(self) -> float:
         """Integral of `contraction` over the cavity's height: what a unit of pull takes from the cavity."""
@@ -205,7 +205,7 @@ class Shape:
             cut = self.surfaces(z, c, s)
             return scar.depth(scar.profile(z, c, s)) * (cut.epicardium - cut.endocardium) / 2
 
-        return self._integrate(area, self.length_mm, pieces=6)
+        return self._integrate(area, self.length_mm, pieces=4)
 
     def widest_mm(self) -> float:
         """Largest distance of the free walls from the long axis."""
