@@ -328,6 +328,19 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder
 
 
 @app.command()
+def view(
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_COHORT", help="run folder, label maps or cohort.csv")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="of this computer alone")] = 8111,
+) -> None:
+    """Look at scans, references and predictions in the browser; needs the [viewer] extra."""
+    from crossbeat import console
+    from crossbeat.viewer import serve
+
+    console.say(f"viewer: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    serve(path, port)
+
+
+@app.command()
 def info(as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False) -> None:
     """Versions, devices, methods, networks and layouts of this installation."""
     import json
