@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crossbeat.synthetic import signal
-from crossbeat.synthetic.imaging import magnitude
+from crossbeat.synthetic.imaging import receive
 from crossbeat.synthetic.signal import Relaxation, relaxation
 from crossbeat.synthetic.tissue import Tissue
 
@@ -103,10 +103,10 @@ def test_fields_without_relaxation_times_are_refused() -> None:
 
 def test_noise_is_rayleigh_in_air_and_rician_in_tissue() -> None:
     sigma = 0.05
-    air = magnitude(np.random.default_rng(0), np.zeros((300, 320), np.float32), (1.0, 1.0), 0.0, sigma)
+    air = receive(np.random.default_rng(0), np.zeros((300, 320), np.float32), (1.0, 1.0), 0.0, sigma)
     assert air.mean() == pytest.approx(sigma * np.sqrt(np.pi / 2), rel=0.01)
     assert air.std() == pytest.approx(sigma * np.sqrt(2 - np.pi / 2), rel=0.01)
-    body = magnitude(np.random.default_rng(0), np.ones((300, 320), np.float32), (1.0, 1.0), 0.0, sigma)
+    body = receive(np.random.default_rng(0), np.ones((300, 320), np.float32), (1.0, 1.0), 0.0, sigma)
     assert body.mean() == pytest.approx(1 + sigma**2 / 2, rel=1e-3)
     assert body.std() == pytest.approx(sigma, rel=0.01)
 
@@ -114,12 +114,21 @@ def test_noise_is_rayleigh_in_air_and_rician_in_tissue() -> None:
 def test_a_cut_k_space_rings_beside_an_edge_and_keeps_the_mean() -> None:
     image = np.zeros((64, 96), np.float32)
     image[:, 32:64] = 1
-    cut = magnitude(np.random.default_rng(0), image, (1.0, 0.5), 0.0, 0.0)
+    cut = receive(np.random.default_rng(0), image, (1.0, 0.5), 0.0, 0.0)
     # 8.9 % of the step is Gibbs' overshoot for a continuous edge; magnitude folds the undershoot
     assert 1.05 < cut.max() < 1.15
     np.testing.assert_allclose(cut, np.broadcast_to(cut[:1], cut.shape), atol=1e-5)
-    smooth = magnitude(np.random.default_rng(0), image, (1.0, 0.5), 1.0, 0.0)
+    smooth = receive(np.random.default_rng(0), image, (1.0, 0.5), 1.0, 0.0)
     assert smooth.max() < 1.02
     np.testing.assert_allclose(
-        magnitude(np.random.default_rng(0), image, (1.0, 1.0), 0.0, 0.0), image, atol=1e-6
+        receive(np.random.default_rng(0), image, (1.0, 1.0), 0.0, 0.0), image, atol=1e-6
     )
+
+
+def test_a_phase_sensitive_picture_blackens_what_is_inverted() -> None:
+    image = np.array([[-0.5, 0.0], [0.25, 1.0]], np.float32)
+    rng = np.random.default_rng(0)
+    plain = receive(rng, image, (1.0, 1.0), 0.0, 0.0)
+    np.testing.assert_allclose(plain, [[0.5, 0], [0.25, 1]], atol=1e-6)
+    kept = receive(rng, image, (1.0, 1.0), 0.0, 0.0, phase_sensitive=True)
+    np.testing.assert_allclose(kept, [[0, 0], [0.25, 1]], atol=1e-6)

@@ -253,7 +253,7 @@ class Heart:
         waves = 0.5 + 0.5 * np.sin(0.11 * at.x + 0.13 * at.z + self.shape.relief) * np.sin(
             0.12 * at.y - 0.05 * at.z
         )
-        towards_rv = np.clip(0.6 + at.c, 0, 1) * (0.15 + 0.5 * waves)
+        towards_rv = np.clip(0.6 + at.c, 0, 1) * (0.10 + 0.38 * waves)
         base = 0.7 * np.exp(-((at.z * (1 / 14.0)) ** 2)) * (0.4 + 0.6 * waves)
         fat = self.fat_mm * (0.03 + 0.8 * grooves + towards_rv + base)
         beyond = np.maximum(at.z - (self.shape.length_mm - 1.0), 0)
@@ -322,7 +322,7 @@ def _wall_tissue(shape: Shape, at: Material, where: NDArray[np.bool_]) -> NDArra
     depth = scar.depth(profile)
     tissue[profile > 0.55 * scar.edge] = Tissue.EDEMA
     tissue[share < depth] = Tissue.SCAR
-    core = (profile > scar.edge + 0.35 * (1 - scar.edge)) & (share > 0.06) & (share < scar.no_reflow * depth)
+    core = (profile > scar.edge + 0.45 * (1 - scar.edge)) & (share > 0.06) & (share < scar.no_reflow * depth)
     tissue[core] = Tissue.NO_REFLOW
     return tissue
 

@@ -189,6 +189,8 @@ def _phase(sequence: str) -> float:
 
 def _visible(sequence: str) -> NDArray[np.uint8]:
     table = LABEL_OF_TISSUE.copy()
+    if sequence == "t2":  # the infarct lies within its oedema
+        table[table == Structure.SCAR] = Structure.EDEMA
     for structure in (Structure.SCAR, Structure.EDEMA):
         if structure not in _DRAWN[sequence]:
             table[table == structure] = Structure.MYO

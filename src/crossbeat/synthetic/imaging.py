@@ -120,17 +120,26 @@ def acquire(
     if session.sequence == "bssfp":
         image = _with_flow(session, fields, mixture, image, phase)
     image *= fields.shading
-    return magnitude(
-        rng, image, session.protocol.resolved, session.scanner.apodisation, session.noise
-    ) * np.float32(session.scanner.intensity)
+    signed = session.sequence == "lge" and session.scanner.phase_sensitive
+    filtering = session.protocol.resolved, session.scanner.apodisation
+    received = receive(rng, image, *filtering, session.noise, phase_sensitive=signed)
+    return received * np.float32(session.scanner.intensity)
 
 
-def magnitude(
-    rng: np.random.Generator, image: Image, resolved: tuple[float, float], apodisation: float, noise: float
+def receive(
+    rng: np.random.Generator,
+    image: Image,
+    resolved: tuple[float, float],
+    apodisation: float,
+    noise: float,
+    *,
+    phase_sensitive: bool = False,
 ) -> Image:
     """What the scanner makes of a signed image: k-space cut to `resolved`, complex noise, absolute value.
 
-    `noise` is the standard deviation of each channel before k-space is cut.
+    `noise` is the standard deviation of each channel before k-space is cut. A phase-sensitive reconstruction
+    keeps the sign (Kellman 2002, doi 10.1002/mrm.10051), and its grey values begin at 0: what is still
+    inverted is black.
     """
     shape = image.shape
     received = image.astype(np.complex64)
@@ -140,7 +149,8 @@ def magnitude(
     for axis, share in enumerate(resolved):
         window = _window(shape[axis], share, apodisation)
         spectrum *= window[:, None] if axis == 0 else window[None, :]
-    return np.asarray(np.abs(fft.ifft2(spectrum)), np.float32)
+    received = fft.ifft2(spectrum)
+    return np.asarray(np.maximum(received.real, 0) if phase_sensitive else np.abs(received), np.float32)
 
 
 def _window(n: int, share: float, apodisation: float) -> Image:

@@ -190,7 +190,7 @@ def _draw_scar(rng: np.random.Generator) -> Scar:
         height_mm=height + rng.normal(0, 0.05),
         half_height_mm=rng.uniform(0.34, 0.5),
         transmurality=rng.uniform(0.45, 1.0),
-        no_reflow=rng.uniform(0.5, 0.75) if rng.random() < 0.6 else 0.0,
+        no_reflow=rng.uniform(0.4, 0.65) if rng.random() < 0.6 else 0.0,
         weakness=rng.uniform(0.75, 0.95),
     )
 

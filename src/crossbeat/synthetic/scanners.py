@@ -54,6 +54,8 @@ class Scanner:
     black_blood: bool
     """T2-weighted images are black-blood TSE rather than T2-prepared bSSFP."""
     t2_te_ms: float
+    phase_sensitive: bool
+    """LGE keeps its sign; else it is a magnitude image."""
     protocols: Mapping[str, Protocol]
 
 
@@ -79,13 +81,13 @@ SCANNERS: Final[Mapping[str, Scanner]] = MappingProxyType(
     {
         s.name: s
         for s in (
-            Scanner("a", 1.5, 3.0, 55, 22, 0.35, 0.40, 1500, False, 50,
+            Scanner("a", 1.5, 3.0, 55, 22, 0.35, 0.40, 1500, False, 50, True,
                     _protocols((1.25, 256, 256, 8.0), (1.35, 256, 10.0), (0.75, 480, 5.0), 0.80, (70, 45, 30))),
-            Scanner("b", 1.5, 3.4, 60, 30, 0.20, 0.55, 520, True, 75,
+            Scanner("b", 1.5, 3.4, 60, 30, 0.20, 0.55, 520, True, 75, False,
                     _protocols((1.40, 240, 240, 8.0), (1.35, 256, 12.0), (0.80, 432, 5.0), 0.90, (85, 50, 34))),
-            Scanner("c", 3.0, 3.1, 42, 45, 0.55, 0.30, 900, False, 45,
+            Scanner("c", 3.0, 3.1, 42, 45, 0.55, 0.30, 900, False, 45, True,
                     _protocols((1.20, 272, 272, 8.0), (1.30, 264, 10.0), (0.75, 480, 5.0), 0.75, (95, 60, 40))),
-            Scanner("d", 1.5, 3.8, 48, 20, 0.75, 0.15, 220, True, 65,
+            Scanner("d", 1.5, 3.8, 48, 20, 0.75, 0.15, 220, True, 65, False,
                     _protocols((1.56, 224, 224, 8.0), (1.45, 240, 12.0), (0.90, 400, 5.0), 0.62, (45, 34, 22))),
         )
     }

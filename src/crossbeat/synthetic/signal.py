@@ -75,7 +75,7 @@ _TABLE: Final[Mapping[Tissue, _Row]] = MappingProxyType(
         Tissue.RV_WALL: _HEART,
         Tissue.RV_TRABECULA: _HEART,
         Tissue.PERICARDIUM: _Row(1000, 8, 1200, 8, 0.25, 0.10),  # fibrous: dark on every sequence
-        Tissue.SCAR: _Row(1180, 60, 1620, 55, 0.80, 0.58),  # chronic infarct ECV 0.585, Sado
+        Tissue.SCAR: _Row(1180, 66, 1620, 58, 0.80, 0.58),  # ECV of infarct 0.585, Sado; oedematous
         Tissue.NO_REFLOW: _Row(1080, 50, 1500, 44, 0.80, 0.03),  # contrast hardly enters
         Tissue.EDEMA: _Row(1190, 68, 1650, 60, 0.80, 0.32),  # T2 of acute oedema 65 to 69, Giri 2009
         Tissue.SKIN: _Row(900, 30, 1000, 30, 0.70, 0.2),
