@@ -87,3 +87,16 @@ def test_a_scan_that_fails_is_named_and_the_others_go_on(hearts: Callable[..., C
     }
     assert seen == [row.scan for row in cohort]
     assert written["s0_bssfp"].dtype == np.uint8
+
+
+def test_label_files_are_never_opened(hearts: Callable[..., Cohort]) -> None:
+    cohort = hearts(2, 1)
+
+    def read(row: Row) -> Case:
+        assert not row.labels, f"the labels of {row.scan} were asked for"
+        return cohort.read(row)
+
+    written: list[str] = []
+    network = [always(0.1, 0.9, 1e-6, 1e-6)]
+    assert not predict_cohort(network, Cohort(cohort.rows, read), lambda row, _: written.append(row.scan))
+    assert written == ["s0_bssfp", "s1_bssfp", "s90_lge"]

@@ -97,6 +97,12 @@ def test_an_empty_image_is_background_and_no_crash(heart: Case) -> None:
     assert not Segmenter(BrightIsBlood(), SPEC, PREPARATION).predict(empty).any()
 
 
+def test_a_scans_own_labels_never_guide_its_prediction(heart: Case) -> None:
+    aside = replace(heart, image=np.zeros_like(heart.image), labels=np.roll(heart.labels, 12, axis=3))
+    segmenter = Segmenter(BrightIsBlood(), SPEC, PREPARATION)
+    assert segmenter.place(aside).centre == segmenter.place(replace(aside, labels=None, drawn=())).centre
+
+
 def test_flips_average_the_four_mirror_images(heart: Case) -> None:
     segmenter = Segmenter(BrightIsBlood(), SPEC, PREPARATION)  # it commutes with mirrors, so nothing changes
     window = segmenter.place(heart)

@@ -79,12 +79,13 @@ def predict_cohort(
 ) -> list[Failure]:
     """Predict every scan and hand it to `write`; a scan that fails is named in the answer, the rest go on.
 
-    Files are read and written in threads of their own, a few scans ahead of the network and behind it.
+    Files are read and written in threads of their own, a few scans ahead of the network and behind it. Label
+    files are never opened.
     """
     failures: list[Failure] = []
     with ThreadPoolExecutor(1) as readers, ThreadPoolExecutor(1) as writers:
         written: list[tuple[Row, Future[None]]] = []
-        for row, reading in _read_ahead(cohort, readers):
+        for row, reading in _read_ahead(cohort.without_labels(), readers):
             try:
                 labels = predict_case(
                     segmenters, reading.result(), flips=flips, largest_component=largest_component

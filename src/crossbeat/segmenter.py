@@ -87,9 +87,10 @@ class Segmenter:
     def place(self, case: Case) -> Window:
         """The window about the heart, which the network itself finds in the whole image; or about the image."""
         preparation = self.preparation
-        if preparation.centre == "image":
-            return window_of(case, preparation)
-        return window_of(case, preparation, centre=self._locate(case))
+        y, x = case.image.shape[2:]
+        middle = ((y - 1) / 2, (x - 1) / 2)
+        centre = self._locate(case, middle) if preparation.centre == "heart" else middle
+        return window_of(case, preparation, centre=centre)
 
     @property
     def device(self) -> torch.device:
@@ -118,19 +119,18 @@ class Segmenter:
             "provenance": dict(self.provenance),
         }
 
-    def _locate(self, case: Case) -> tuple[float, float] | None:
-        """Middle (y, x) in voxels of the heart, None where none is seen.
+    def _locate(self, case: Case, start: tuple[float, float]) -> tuple[float, float]:
+        """Middle (y, x) in voxels of the heart, `start` where none is seen; the case's labels are not looked at.
 
-        From the middle of the image, where scans are planned, the window walks to the heart that the network
-        sees in it, until it stands still: what lies farther out than training showed is never asked about.
+        From the start, the middle of the image, where scans are planned, the window walks to the heart that the
+        network sees in it, until it stands still: what lies farther out than training showed is never asked about.
         """
-        y, x = case.image.shape[2:]
-        here = ((y - 1) / 2, (x - 1) / 2)
+        here = start
         for _ in range(WALK):
             window = window_of(case, self.preparation, centre=here)
             seen = self._heart_in(case, window)
             if seen is None:
-                return None
+                return start
             still = max(abs(a - b) * s for a, b, s in zip(seen, here, window.scan_spacing_mm, strict=True))
             here = seen
             if still < 2 * window.spacing_mm:
