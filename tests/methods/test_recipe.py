@@ -59,6 +59,7 @@ def test_a_file_is_read_and_changed_from_the_command_line(tmp_path: Path) -> Non
         (["step=3"], r"no setting 'step'; did you mean 'steps'"),
         (["rate=2"], r"rate: Input should be less than or equal to 1, got 2"),
         (["steps"], "write key=value"),
+        (["target={sequence: lge"], r"--set target=\{sequence: lge: .* is not YAML"),
         (["size=bench"], "size 'bench' does not exist for this method"),
     ],
 )

@@ -88,7 +88,11 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
             key, equals, text = change.partition("=")
             if not equals:
                 raise SettingsError(f"--set {change}: write key=value")
-            values[key.strip()] = yaml.safe_load(text)
+            try:
+                values[key.strip()] = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                problem = str(error).splitlines()[0]
+                raise SettingsError(f"--set {change}: {text!r} is not YAML ({problem})") from None
         return cls.of(values, str(path) if path else "settings")
 
     @classmethod
