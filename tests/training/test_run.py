@@ -80,6 +80,18 @@ def test_resuming_what_was_never_started_starts_it(tmp_path: Path) -> None:
     assert facts(run)["resumed"] == []
 
 
+def test_a_run_that_trained_nothing_can_be_taken_back_and_one_that_did_cannot(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", device="cpu")
+    run.withdraw()
+    run.open({}, COHORT, "c")
+    run.withdraw()
+    assert not (tmp_path / "run").exists()
+    run.open({}, COHORT, "c")
+    run.stage_folder("segmentation").mkdir(parents=True)
+    run.withdraw()
+    assert facts(run)["command"] == "c"
+
+
 def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
     Run(tmp_path, device="cpu").open(SETTINGS, COHORT, "c")
     other = SETTINGS | {

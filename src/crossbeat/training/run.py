@@ -28,6 +28,7 @@ from crossbeat.training.distributed import wait
 from crossbeat.training.logs import Bar
 
 _LIBRARIES: Final = ("crossbeat", "torch", "lightning", "monai", "numpy", "scipy", "nibabel", "pydicom")
+_WRITTEN_AT_START: Final = {"settings.yaml", "cohort.csv", "conventions.yaml", "run.json", "log.jsonl"}
 _LightningPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -48,6 +49,11 @@ class Estimate:
     parameters: int
     seconds: float
     peak_memory_mb: float
+
+    def told(self) -> list[str]:
+        """Updates, parameters, memory and time, as a person reads them."""
+        time = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
+        return [f"{self.updates}", f"{self.parameters:,}", f"{self.peak_memory_mb:.0f} MiB", time]
 
 
 @dataclass
@@ -193,6 +199,16 @@ class Run:
         if self.writes:
             self._update({**facts, "finished": _now()})
             self.record("finished")
+
+    def withdraw(self) -> None:
+        """Take back what `open` wrote if nothing was trained since, so that the folder is free for another try."""
+        if not self.writes or not self.folder.exists():
+            return
+        names = {path.name for path in self.folder.iterdir()}
+        if names <= _WRITTEN_AT_START:
+            for name in names:
+                (self.folder / name).unlink()
+            self.folder.rmdir()
 
     def _in_use(self) -> bool:
         if not self.folder.exists() or not any(self.folder.iterdir()):
