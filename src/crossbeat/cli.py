@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="crossbeat",
     help="Segment the heart in cardiac MR where labels are scarce, by borrowing them from where they are plenty.",
+    epilog="--debug, anywhere on the line, shows the traceback of an error.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,7 +52,7 @@ def demo(
     cohort = assign_splits(read_cohort(cohort_csv), test=4, stratify=["group"], seed=seed)
     write_cohort(cohort, cohort_csv)
     changes = ["size=demo", "source={sequence: bssfp}", "target={sequence: lge}"]
-    train("supervised", cohort_csv, out=run, changes=changes, seed=seed)
+    train("supervised", cohort_csv, out=run, changes=changes, seed=seed, resume=True)
     predict(run, cohort_csv)
     evaluate(run, cohort_csv)
     measure(run)
@@ -88,7 +89,7 @@ def phantom(
             progress=lambda done, total: step(),
         )
     console.say(f"{len(made)} scans of {subjects} subjects: {out / 'cohort.csv'}")
-    console.then(f"crossbeat train supervised {out / 'cohort.csv'} -o runs/first")
+    console.then("crossbeat", "train", "supervised", out / "cohort.csv", "-o", "runs/first")
 
 
 @app.command()
@@ -97,10 +98,13 @@ def index(
     layout: Annotated[
         str, typer.Option(help="acdc, mnms, mscmrseg, myops, emidec, scd, nnunet, dicom or files")
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="COHORT.CSV")] = Path("cohort.csv"),
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", metavar="COHORT.CSV", help="file to write, its paths relative to it"),
+    ] = Path("cohort.csv"),
     images: Annotated[str, typer.Option(help="files: glob of the images, as in '*/cine.nii.gz'")] = "",
     labels: Annotated[
-        str, typer.Option(help="files: where the labels lie, as in '{folder}/seg.nii.gz'")
+        str, typer.Option(help="files: where the labels lie, as in '{parent}/seg.nii.gz'")
     ] = "",
     sequence: Annotated[str, typer.Option(help="files, dicom, nnunet: what the scans are")] = "",
     convention: Annotated[str, typer.Option(help="files, nnunet: what the label values mean")] = "",
@@ -127,7 +131,7 @@ def index(
     for note in notes:
         console.warn(note)
     console.say(f"{len(cohort)} scans of {len(cohort.subjects)} subjects: {out}")
-    console.then(f"crossbeat check {out}")
+    console.then("crossbeat", "check", out)
 
 
 @app.command()
@@ -148,7 +152,7 @@ def check(cohort_csv: Csv) -> None:
     console.say(f"{len(cohort)} scans, {errors} errors, {len(problems) - errors} warnings and notes")
     if errors:
         raise typer.Exit(1)
-    console.then(f"crossbeat train supervised {cohort_csv} -o runs/first")
+    console.then("crossbeat", "train", "supervised", cohort_csv, "-o", "runs/first")
 
 
 @app.command()
@@ -195,12 +199,16 @@ def train(
         _estimate(method, cohort, settings, replace(run, estimates={}))
         return
     run.open(settings.model_dump(mode="json"), cohort, f"crossbeat train {method}")
-    segmenter = METHODS[method].train(cohort, settings, run)
+    try:
+        segmenter = METHODS[method].train(cohort, settings, run)
+    except CrossbeatError:
+        run.withdraw()
+        raise
     if run.rank == 0:
         segmenter.save(out / "segmenter")
         run.close(method=method, size=settings.size, select=settings.select)
         console.say(f"segmenter: {out / 'segmenter'}")
-        console.then(f"crossbeat predict {out} {cohort_csv}")
+        console.then("crossbeat", "predict", out, cohort_csv)
 
 
 @app.command()
@@ -219,7 +227,9 @@ def predict(
     largest_component: Annotated[
         bool, typer.Option(help="keep the largest part of each structure only")
     ] = True,
-    sequence: Annotated[str, typer.Option(help="of files and folders: bssfp, lge, t2 …")] = "bssfp",
+    sequence: Annotated[
+        str, typer.Option(help="of files and folders: bssfp, lge …; unsaid, DICOM tells and NIfTI is bssfp")
+    ] = "",
     where: Where = "",
     everything: Everything = False,
     device: Device = "auto",
@@ -228,11 +238,11 @@ def predict(
     from crossbeat import console
     from crossbeat.data.predictions import open_input, prediction_writer
     from crossbeat.prediction import predict_cohort
-    from crossbeat.segmenter import load_segmenter
+    from crossbeat.segmenter import find_device, load_segmenter
 
     out = out or run / "predictions"
-    chosen = _choice(device, "auto", "cpu", "cuda")
-    segmenters = [load_segmenter(r / "segmenter", _torch_device(chosen)) for r in (run, *ensemble)]
+    place = find_device(device)
+    segmenters = [load_segmenter(r / "segmenter", place) for r in (run, *ensemble)]
     found, notes = open_input(scans, out, sequence)
     for note in notes:
         console.warn(note)
@@ -252,12 +262,12 @@ def predict(
     console.say(f"label maps of {len(cohort) - len(failures)} of {len(cohort)} scans: {out}")
     if failures:
         raise typer.Exit(1)
-    labelled = scans.suffix == ".csv"
-    console.then(
-        f"crossbeat evaluate {run if out == run / 'predictions' else out} {scans}"
-        if labelled
-        else f"crossbeat measure {out}"
-    )
+    holder = run if out == run / "predictions" else out
+    if len(cohort.labelled()):
+        same = [*(["--where", where] if where else []), *(["--all"] if everything else [])]
+        console.then("crossbeat", "evaluate", holder, scans, *same)
+    else:
+        console.then("crossbeat", "measure", holder)
 
 
 @app.command()
@@ -286,7 +296,7 @@ def evaluate(
     write_agreement(compare_indices(cohort, read, jobs=jobs), cohort, out.with_name("agreement.csv"))
     console.table("", *headline(read_scores(out)))
     console.say(f"scores: {out}")
-    console.then(f"crossbeat report {run}" if (run / "run.json").exists() else f"crossbeat measure {run}")
+    console.then("crossbeat", "report" if (run / "run.json").exists() else "measure", run)
 
 
 @app.command()
@@ -309,7 +319,9 @@ def measure(
     write_volumes(measured, out.with_name("volumes.csv"))
     console.say(f"indices of {len(cohort)} scans: {out}")
     if (run / "run.json").exists():
-        console.then(f"crossbeat report {run}")
+        console.then("crossbeat", "report", run)
+    else:
+        console.then(f"open {out} in a spreadsheet")
 
 
 @app.command()
@@ -329,7 +341,9 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder
 
 @app.command()
 def view(
-    path: Annotated[Path, typer.Argument(metavar="RUN_OR_COHORT", help="run folder, label maps or cohort.csv")],
+    path: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_COHORT", help="run folder, label maps or cohort.csv")
+    ],
     port: Annotated[int, typer.Option(min=1, max=65535, help="of this computer alone")] = 8111,
 ) -> None:
     """Look at scans, references and predictions in the browser; needs the [viewer] extra."""
@@ -361,7 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; an error of ours is one message and exit code 2, its traceback with `--debug`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    _show_warnings_plainly()
+    warnings.showwarning = _tell_plainly
     try:
         app(args=[word for word in words if word != "--debug"])
     except CrossbeatError as error:
@@ -387,14 +401,15 @@ def _pick(cohort: Cohort, where: str, everything: bool) -> Cohort:
     from crossbeat import console
     from crossbeat.cohort import parse_filter
 
-    wanted: dict[str, Any] = parse_filter(where)
+    wanted = parse_filter(where)
     if not everything and "split" not in wanted and any(row.split == "test" for row in cohort):
-        wanted["split"] = "test"
+        wanted["split"] = ["test"]
     picked = cohort.where(**wanted) if wanted else cohort
+    told = ",".join(f"{column}={'|'.join(values)}" for column, values in wanted.items())
     if not len(picked):
-        raise SettingsError(f"no scan of {cohort.name} matches {wanted}")
+        raise SettingsError(f"no scan of {cohort.name} matches {told}; --all takes every split")
     if len(picked) < len(cohort):
-        console.say(f"{len(picked)} of {len(cohort)} scans: {wanted} (--all for every scan)")
+        console.say(f"{len(picked)} of {len(cohort)} scans: {told} (--all takes every split)")
     return picked
 
 
@@ -421,32 +436,13 @@ def _estimate(method: str, cohort: Cohort, settings: Recipe, run: Run) -> None:
     for part, scans in vars(find_domains(cohort, settings, run.seed)).items():
         console.say(f"{part.replace('_', ' ')}: {len(scans)} scans of {len(scans.subjects)} subjects")
     METHODS[method].train(cohort, settings, run)
-    rows = [
-        [
-            name,
-            f"{e.updates}",
-            f"{e.parameters:,}",
-            f"{e.peak_memory_mb:.0f} MiB",
-            f"{e.seconds / 60:.1f} min",
-        ]
-        for name, e in (run.estimates or {}).items()
-    ]
+    rows = [[name, *estimate.told()] for name, estimate in (run.estimates or {}).items()]
     console.table("", ["Stage", "Updates", "Parameters", "Memory", "Time"], rows)
     console.say("dry run: nothing was trained or written")
+    console.then("the same command without --dry-run")
 
 
-def _torch_device(device: str) -> str:
-    import torch
+def _tell_plainly(message: Warning | str, *rest: object, **more: object) -> None:
+    from crossbeat import console
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("device cuda: torch finds no CUDA device here; use --device cpu or auto")
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def _show_warnings_plainly() -> None:
-    def show(message: Warning | str, *rest: object, **more: object) -> None:
-        from crossbeat import console
-
-        console.warn(str(message))
-
-    warnings.showwarning = show
+    console.warn(str(message))

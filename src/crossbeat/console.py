@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,8 +61,9 @@ def say(text: str) -> None:
     out.print(Text(text), soft_wrap=True)
 
 
-def then(command: str) -> None:
-    """The last line of a command: what to run next."""
+def then(*words: object) -> None:
+    """The last line of a command: what to run next, quoted for a shell; a single text stands as it is."""
+    command = shlex.join(map(str, words)) if len(words) > 1 else str(words[0])
     out.print(Text.assemble(("next: ", "dim"), (command, "bold")), soft_wrap=True)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from crossbeat import __version__
 from crossbeat.case import Case
-from crossbeat.errors import RunError
+from crossbeat.errors import RunError, SettingsError
 from crossbeat.labels import TRAINED, Structure
 from crossbeat.networks import build
 from crossbeat.prepare.volumes import Preparation, Window, crop, normalise, pad, slices_of, window_of
@@ -168,6 +168,15 @@ class Segmenter:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
             logits: Tensor = self.network(images)
         return logits.float().softmax(dim=1)
+
+
+def find_device(word: str) -> torch.device:
+    """The device meant by auto, cpu or cuda; auto is cuda where there is one. Else `SettingsError`."""
+    if word not in ("auto", "cpu", "cuda"):
+        raise SettingsError(f"device {word!r} does not exist; it is auto, cpu or cuda")
+    if word == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device cuda: torch finds no CUDA device here; use --device cpu or auto")
+    return torch.device("cuda" if word != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def load_segmenter(folder: Path, device: torch.device | str = "cpu") -> Segmenter:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from crossbeat.cohort import Cohort, Row, read_cohort, write_cohort
 from crossbeat.data.listing import nifti_files, stem
-from crossbeat.data.nifti import write_labels
+from crossbeat.data.nifti import sidecar, write_labels
 from crossbeat.data.reading import read_labels, reader
 from crossbeat.data.studies import index_dicom
 from crossbeat.errors import CaseError, FileError, RunError
@@ -26,8 +26,9 @@ CONVERTED: Final = "converted"
 def open_input(path: Path, out: Path, sequence: str) -> tuple[Cohort, tuple[str, ...]]:
     """A cohort.csv, a NIfTI file, or a folder of NIfTI or DICOM files as a cohort, and remarks on what is left out.
 
-    `sequence` is what single files and folders hold. DICOM becomes NIfTI in `out`. A path that is none of these,
-    or a folder with neither, raises `FileError`.
+    `sequence` is what single files and folders hold; without it NIfTI is taken for bssfp, and DICOM tells by its
+    headers. DICOM becomes NIfTI in `out`, and what lies there already is no input. A path that is none of
+    these, or a folder with neither, raises `FileError`.
     """
     if path.suffix == ".csv":
         return read_cohort(path, reader), ()
@@ -37,14 +38,15 @@ def open_input(path: Path, out: Path, sequence: str) -> tuple[Cohort, tuple[str,
                 path,
                 "is neither a cohort.csv nor a .nii or .nii.gz file; a DICOM series is given by its folder",
             )
-        return _of_files([path], path.parent, sequence), ()
+        return _of_files([path], path.parent, sequence or "bssfp"), ()
     if not path.is_dir():
         raise FileError(
             path, "does not exist; give a cohort.csv, a NIfTI file, or a folder of NIfTI or DICOM files"
         )
-    found = nifti_files(path)
+    _refuse_same_folder(out, path)
+    found = [file for file in nifti_files(path) if not file.resolve().is_relative_to(out.resolve())]
     if found:
-        return _of_files(found, path, sequence), ()
+        return _of_files(found, path, sequence or "bssfp"), ()
     folder = out / CONVERTED
     listing = index_dicom(path.resolve(), folder.resolve(), sequence)
     return Cohort(tuple(listing.rows), reader(folder, {}), path.name, folder), listing.remarks
@@ -53,7 +55,20 @@ def open_input(path: Path, out: Path, sequence: str) -> tuple[Cohort, tuple[str,
 def prediction_writer(
     folder: Path, cohort: Cohort, provenance: Mapping[str, Any]
 ) -> Callable[[Row, NDArray[np.uint8]], None]:
-    """The function that writes a scan's label map into the folder, on the grid of its image."""
+    """The function that writes a scan's label map into the folder, on the grid of its image.
+
+    Label maps that an earlier prediction left of these scans are removed first, lest one of them stand for a scan
+    that fails now. A folder that holds the scans or their cohort.csv themselves raises `RunError`.
+    """
+    _refuse_same_folder(folder, cohort.folder)
+    for row in cohort:
+        path = prediction_path(folder, row)
+        if path.resolve() in {(cohort.folder / name).resolve() for name in _files(row)}:
+            raise RunError(
+                f"{path}: is a scan or its reference, not a label map of ours; choose another folder"
+            )
+        path.unlink(missing_ok=True)
+        sidecar(path).unlink(missing_ok=True)
     write_cohort(cohort, folder / "cohort.csv")
 
     def write(row: Row, labels: NDArray[np.uint8]) -> None:
@@ -99,6 +114,15 @@ def prediction_path(folder: Path, row: Row) -> Path:
     if "/" in row.scan or "\\" in row.scan or row.scan in (".", ".."):
         raise CaseError(row.scan, "a scan's name becomes a file name; it may hold no slash")
     return folder / f"{row.scan}.nii.gz"
+
+
+def _refuse_same_folder(folder: Path, scans: Path) -> None:
+    if folder.resolve() == scans.resolve():
+        raise RunError(f"{folder}: holds the scans; label maps need a folder of their own, give one with -o")
+
+
+def _files(row: Row) -> list[str]:
+    return [*row.image_files, *row.label_files.values()]
 
 
 def _of_files(paths: list[Path], folder: Path, sequence: str) -> Cohort:
