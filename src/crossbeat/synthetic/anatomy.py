@@ -172,8 +172,9 @@ class Heart:
         """As `tissue_at`, with `NOWHERE` outside the pericardium and the great vessels."""
         tissue = np.full(x.shape, NOWHERE, np.uint8)
         u, v, w = self._to_heart(x, y, z)
-        reach = self.reach_mm
+        reach, lateral = self.reach_mm, self._lateral_mm
         near = (u * u + v * v < reach * reach) & (w > -_ATRIA_MM) & (w < self.shape.length_mm + 14)
+        near &= u > -lateral
         now = motion.at_phase(self.motion, phase)
         tissue[near] = self._heart_tissue(now, u[near], v[near], w[near])
         return tissue
@@ -182,6 +183,13 @@ class Heart:
     def reach_mm(self) -> float:
         """Distance from the long axis beyond which there is no heart at any phase."""
         return self.shape.widest_mm() + self.fat_mm + 8.0
+
+    @cached_property
+    def _lateral_mm(self) -> float:
+        """Distance beyond which there is no heart on the side away from the RV, twist allowed for."""
+        wall = self.shape.wall_mm * (1 + self.shape.bump)
+        left = self.shape.endo_mm * (1 + abs(self.shape.ovality)) + wall
+        return max(left + 0.8 * self.fat_mm, 1.75 * self.shape.endo_mm) + 3.0
 
     def bounds_mm(self) -> NDArray[np.float64]:
         """Corners (8, 3), RAS+, of a box that holds the heart at every phase."""

@@ -95,29 +95,33 @@ def _fat_thickness(chest: Chest, x: Floats, y: Floats, z: Floats) -> Floats:
 def _wall(
     chest: Chest, x: Floats, y: Floats, z: Floats, outside: Floats, spread: Floats
 ) -> NDArray[np.uint8]:
-    tissue = np.full(x.shape, Tissue.MUSCLE, np.uint8)
     # Thicker beside the spine, and towards the shoulders by what the cage has drawn in.
     thick = chest.wall_mm + 16 * np.clip(-y * (1 / chest.half_depth_mm) - 0.5, 0, 1) + 0.9 * spread
     fat = thick + _fat_thickness(chest, x, y, z)
-    # Ribs run forward and down; between their outer muscles and the intercostal ones lie sheets of fat.
-    course = z + 0.55 * y + 0.18 * np.abs(x)
-    rib = np.cos(course * (2 * np.pi / 31.0) + chest.turn)
-    band = (outside > 3) & (outside < 13)
-    tissue[(outside < 2.2) & (rib < 0.3)] = Tissue.FAT
-    tissue[band & (rib > 0.45)] = Tissue.BONE
-    tissue[(outside > 5) & (outside < 11) & (rib > 0.68)] = Tissue.MARROW
-    sternum = (y > 0) & (np.abs(x) < 17) & (outside > 3) & (outside < 15)
-    tissue[sternum] = Tissue.BONE
-    tissue[sternum & (outside > 4.5) & (outside < 13.5) & (np.abs(x) < 15)] = Tissue.MARROW
-    sheet = 15.5 + 2.5 * np.sin(0.05 * z + chest.turn) + 0.12 * np.maximum(z - 10, 0)
-    tissue[(np.abs(outside - sheet) < 1.4) & (outside < thick)] = Tissue.FAT
-    tissue[outside >= thick] = Tissue.FAT
-    deep = (outside > 16) & (outside < thick - 4)
-    tissue[deep & (np.sin(0.07 * z + 0.05 * x + chest.turn) * np.sin(0.06 * y - 0.05 * z) > 0.72)] = (
-        Tissue.FAT
-    )
+    tissue = np.full(x.shape, Tissue.FAT, np.uint8)
     tissue[outside >= fat] = Tissue.SKIN
     tissue[outside >= fat + 2.0] = Tissue.AIR
+    cage = np.flatnonzero(outside < thick)
+    tissue[cage] = _cage(chest, *(v[cage] for v in (x, y, z, outside, thick)))
+    return tissue
+
+
+def _cage(chest: Chest, x: Floats, y: Floats, z: Floats, outside: Floats, thick: Floats) -> NDArray[np.uint8]:
+    """Ribs, which run forward and down, sternum, and sheets of fat between the muscles."""
+    tissue = np.full(x.shape, Tissue.MUSCLE, np.uint8)
+    course = z + 0.55 * y + 0.18 * np.abs(x)
+    rib = np.cos(course * (2 * np.pi / 31.0) + chest.turn)
+    tissue[(outside < 2.2) & (rib < 0.3)] = Tissue.FAT
+    tissue[(outside > 3) & (outside < 13) & (rib > 0.45)] = Tissue.BONE
+    tissue[(outside > 5) & (outside < 11) & (rib > 0.68)] = Tissue.MARROW
+    middle = (y > 0) & (np.abs(x) < 17)
+    tissue[middle & (outside > 3) & (outside < 15)] = Tissue.BONE
+    tissue[middle & (outside > 4.5) & (outside < 13.5) & (np.abs(x) < 15)] = Tissue.MARROW
+    sheet = 15.5 + 2.5 * np.sin(0.05 * z + chest.turn) + 0.12 * np.maximum(z - 10, 0)
+    tissue[np.abs(outside - sheet) < 1.4] = Tissue.FAT
+    deep = (outside > 16) & (outside < thick - 4)
+    pad = np.sin(0.07 * z + 0.05 * x + chest.turn) * np.sin(0.06 * y - 0.05 * z)
+    tissue[deep & (pad > 0.72)] = Tissue.FAT
     return tissue
 
 

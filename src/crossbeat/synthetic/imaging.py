@@ -215,16 +215,20 @@ def _smooth_field(
     cut: Slice, of: Callable[[NDArray[np.float64]], NDArray[np.floating[Any]]], stride: int = _COARSE
 ) -> Image:
     """A function of place (…, 3), known every few voxels and linear between."""
-    weights, nodes = zip(*(_hat(n, stride) for n in cut.shape), strict=True)
+    nodes = [np.arange(0, n + stride, stride, dtype=np.float64) for n in cut.shape]
     points = np.stack(cut.points_mm(nodes[0][:, None], nodes[1][None, :]), axis=-1).astype(np.float64)
-    return np.asarray(weights[0] @ of(points).astype(np.float32) @ weights[1].T, np.float32)
+    rows = _between(of(points).astype(np.float32), cut.shape[0], stride)
+    return np.ascontiguousarray(_between(rows.T, cut.shape[1], stride).T)
 
 
-def _hat(n: int, stride: int) -> tuple[Image, NDArray[np.float64]]:
-    """Weights (n, nodes) of linear interpolation from nodes to n voxels, and the nodes."""
-    nodes = np.arange(0, n + stride, stride, dtype=np.float64)
-    distance = np.abs(np.arange(n)[:, None] - nodes[None, :]) / stride
-    return np.maximum(1 - distance, 0).astype(np.float32), nodes
+def _between(values: Image, n: int, stride: int) -> Image:
+    """Values at every `stride`-th of n places along the first axis, linear between them.
+
+    Written without a matrix product: its threads would fight those of the other processes.
+    """
+    low, part = np.divmod(np.arange(n), stride)
+    share = (part / stride).astype(np.float32)[:, None]
+    return np.asarray(values[low] * (1 - share) + values[low + 1] * share, np.float32)
 
 
 def _shading(session: Session, points: NDArray[np.float64]) -> NDArray[np.float64]:

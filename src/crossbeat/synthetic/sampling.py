@@ -100,13 +100,15 @@ class Mixture:
         labels = label_of_tissue[self.tissue].ravel()
         kinds = np.unique(label_of_tissue[: len(Tissue)])
         membership = label_of_tissue[: len(Tissue)][:, None] == kinds[None, :]
-        labels[self.mixed] = kinds[np.argmax(self.shares @ membership.astype(np.float32), axis=1)]
+        labels[self.mixed] = kinds[
+            np.argmax(np.einsum("mt,tk->mk", self.shares, membership.astype(np.float32)), axis=1)
+        ]
         return labels.reshape(self.tissue.shape)
 
     def signal(self, table: NDArray[np.float32]) -> NDArray[np.float32]:
         """(y, x) signal of a table (tissue,), mixed linearly in the shares."""
         out = table[self.tissue].ravel()
-        out[self.mixed] = self.shares @ table
+        out[self.mixed] = np.einsum("mt,t->m", self.shares, table)
         return out.reshape(self.tissue.shape)
 
     def signal_by(self, table: NDArray[np.float32], column: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
