@@ -285,7 +285,7 @@ def evaluate(
     from crossbeat import console
     from crossbeat.data.predictions import prediction_reader
     from crossbeat.evaluation import compare_indices, read_scores, score_cohort, write_agreement, write_scores
-    from crossbeat.report import headline
+    from crossbeat.report import headline, write_summary
 
     out = out or run / "scores.csv"
     cohort = _pick(_cohort(cohort_csv), where, everything).labelled()
@@ -294,7 +294,9 @@ def evaluate(
         scores = score_cohort(cohort, read, units=("mm", "voxel"), jobs=jobs, progress=step)
     write_scores(scores, cohort, out)
     write_agreement(compare_indices(cohort, read, jobs=jobs), cohort, out.with_name("agreement.csv"))
-    console.table("", *headline(read_scores(out)))
+    written = read_scores(out)
+    write_summary(written, out.with_name("summary.csv"))
+    console.table("", *headline(written))
     console.say(f"scores: {out}")
     console.then("crossbeat", "report" if (run / "run.json").exists() else "measure", run)
 
@@ -315,6 +317,9 @@ def measure(
     cohort = open_predictions(_predictions(run))
     with console.bar("measuring", len(cohort)) as step:
         measured = measure_cohort(cohort, prediction_reader(_predictions(run), cohort), progress=step)
+    for one in measured:
+        if one.remark:
+            console.warn(f"scan {one.scan!r}: {one.remark}")
     write_indices(measured, cohort, out)
     write_volumes(measured, out.with_name("volumes.csv"))
     console.say(f"indices of {len(cohort)} scans: {out}")

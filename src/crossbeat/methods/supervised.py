@@ -32,7 +32,7 @@ class Settings(Recipe):
 
     SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "full": {},
-        "bench": {"image_size": 128, "spacing_mm": 1.5, "steps": 1500},
+        "bench": {"image_size": 128, "spacing_mm": 1.5, "steps": 1000},
         "demo": {
             "image_size": 96,
             "spacing_mm": 2.0,

@@ -15,9 +15,10 @@ from crossbeat.report.charts import Chart, curve_chart
 from crossbeat.report.clinical import agreements, index_table, volume_curves
 from crossbeat.report.provenance import provenance, settings_text
 from crossbeat.report.run_folder import RunFolder, as_text, read_run
+from crossbeat.report.summary import write_summary
 from crossbeat.report.tables import blocks, data_table, headline_scores
 
-__all__ = ["ReadPrediction", "headline", "write_report"]
+__all__ = ["ReadPrediction", "headline", "write_report", "write_summary"]
 
 
 def write_report(

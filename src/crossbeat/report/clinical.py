@@ -127,8 +127,11 @@ def agreements(folder: RunFolder) -> list[Agreement]:
 
 
 def volume_curves(folder: RunFolder, first: Sequence[str]) -> VolumeCurves | None:
-    """Curves of scans with more than three frames, those named in `first` before the others; None without any."""
-    table = folder.volumes
+    """Curves of scans with more than three frames, those named in `first` before the others; None without any.
+
+    A scan of one slice has no volumes and no curve.
+    """
+    table = folder.volumes.dropna(subset=["lv_ml"]) if len(folder.volumes) else folder.volumes
     if table.empty:
         return None
     frames = table.groupby("scan")["frame"].nunique()
