@@ -290,7 +290,7 @@ def evaluate(
     out = out or run / "scores.csv"
     cohort = _pick(_cohort(cohort_csv), where, everything).labelled()
     with console.bar("scoring", len(cohort)) as step:
-        read = prediction_reader(_predictions(run), cohort)
+        read = prediction_reader(run, cohort)
         scores = score_cohort(cohort, read, units=("mm", "voxel"), jobs=jobs, progress=step)
     write_scores(scores, cohort, out)
     write_agreement(compare_indices(cohort, read, jobs=jobs), cohort, out.with_name("agreement.csv"))
@@ -314,9 +314,9 @@ def measure(
     from crossbeat.evaluation import measure_cohort, write_indices, write_volumes
 
     out = out or run / "indices.csv"
-    cohort = open_predictions(_predictions(run))
+    cohort = open_predictions(run)
     with console.bar("measuring", len(cohort)) as step:
-        measured = measure_cohort(cohort, prediction_reader(_predictions(run), cohort), progress=step)
+        measured = measure_cohort(cohort, prediction_reader(run, cohort), progress=step)
     for one in measured:
         if one.remark:
             console.warn(f"scan {one.scan!r}: {one.remark}")
@@ -416,10 +416,6 @@ def _pick(cohort: Cohort, where: str, everything: bool) -> Cohort:
     if len(picked) < len(cohort):
         console.say(f"{len(picked)} of {len(cohort)} scans: {told} (--all takes every split)")
     return picked
-
-
-def _predictions(run: Path) -> Path:
-    return run / "predictions" if (run / "predictions").is_dir() else run
 
 
 def _words(text: str) -> list[str]:

@@ -106,3 +106,20 @@ def test_a_cohort_without_labels_has_nothing_to_compare_with(cohort: Cohort, per
 def test_a_scan_without_prediction_stops_the_measurement(cohort: Cohort) -> None:
     with pytest.raises(CaseError, match="'p1-cine': has no prediction"):
         measure_cohort(cohort, lambda row: None)
+
+
+def test_one_slice_has_a_wall_but_no_volumes_and_says_so(
+    cases: dict[str, Case], cohort: Cohort, perfect: ReadPrediction
+) -> None:
+    thin = cases["p1-cine"]
+    cases["p1-cine"] = replace(thin, image=thin.image[:, 2:3], labels=thin.labels[:, 2:3])
+    alone, stack = measure_cohort(cohort, perfect)
+    assert "one slice, where a stack is needed" in alone.remark
+    assert stack.remark == ""
+    volumes = [name for name in vars(alone.indices) if "wall" not in name and "frame" not in name]
+    assert len(volumes) == 10
+    assert all(np.isnan(getattr(alone.indices, name)) for name in volumes)
+    assert alone.indices.wall_thickness_ed_mm == pytest.approx(stack.indices.wall_thickness_ed_mm)
+    assert np.isnan(np.concatenate([alone.lv_ml, alone.myo_ml, alone.rv_ml])).all()
+    compared = {c.index for c in compare_indices(cohort, perfect) if c.scan == "p1-cine"}
+    assert all(index.startswith("wall_thickness") for index in compared)

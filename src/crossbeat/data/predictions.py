@@ -84,8 +84,9 @@ def prediction_reader(
 ) -> Callable[[Row], NDArray[np.uint8] | None]:
     """The function that reads a scan's label map (t, z, y, x) back, None where there is none.
 
-    With a cohort, the label map must lie on its scan's grid.
+    `folder` is a run folder or one of label maps. With a cohort, the label map must lie on its scan's grid.
     """
+    folder = _label_maps(folder)
 
     def read(row: Row) -> NDArray[np.uint8] | None:
         path = prediction_path(folder, row)
@@ -97,7 +98,8 @@ def prediction_reader(
 
 
 def open_predictions(folder: Path) -> Cohort:
-    """The scans whose label maps a folder holds; `RunError` where it is no such folder, or holds none."""
+    """The scans whose label maps a run folder, or a folder of label maps, holds; `RunError` where it has none."""
+    folder = _label_maps(folder)
     if not (folder / "cohort.csv").exists():
         raise RunError(f"{folder}: holds no label maps with their cohort.csv; `crossbeat predict` makes them")
     cohort = read_cohort(folder / "cohort.csv", reader)
@@ -114,6 +116,10 @@ def prediction_path(folder: Path, row: Row) -> Path:
     if "/" in row.scan or "\\" in row.scan or row.scan in (".", ".."):
         raise CaseError(row.scan, "a scan's name becomes a file name; it may hold no slash")
     return folder / f"{row.scan}.nii.gz"
+
+
+def _label_maps(folder: Path) -> Path:
+    return folder / "predictions" if (folder / "predictions").is_dir() else folder
 
 
 def _refuse_same_folder(folder: Path, scans: Path) -> None:

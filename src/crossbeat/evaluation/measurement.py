@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Final, Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,10 @@ FrameSource = Literal["given", "found", ""]
 
 FRAMES: Final = ("ed_frame", "es_frame")
 
+ONE_SLICE: Final = "one slice, where a stack is needed: no volumes, ejection fractions or mass"
+
+_OF_VOLUMES: Final = tuple(f.name for f in fields(Indices) if f.name not in FRAMES and "wall" not in f.name)
+
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
@@ -34,10 +38,12 @@ class Measurement:
     es_frame_from: FrameSource
     papillary: str
     """Where the scan's convention puts the papillary muscles; the model's own follows its training data."""
+    remark: str
+    """Why indices are missing that another scan would have; '' where none are."""
     time_ms: NDArray[np.float64]
     """(t,) since the R wave; nan where unknown."""
     lv_ml: NDArray[np.float64]
-    """(t,), 0 in a frame without it; so are the others."""
+    """(t,), 0 in a frame without it, nan in a scan of one slice; so are the others."""
     myo_ml: NDArray[np.float64]
     rv_ml: NDArray[np.float64]
 
@@ -69,10 +75,15 @@ def measure_cohort(
 
 
 def measure_case(row: Row, case: Case, labels: NDArray[np.uint8]) -> Measurement:
-    """Measure one scan's (t, z, y, x) label map, predicted or reference."""
+    """Measure one scan's (t, z, y, x) label map, predicted or reference.
+
+    A scan of one slice has a wall to measure but no volumes: they are nan, and its remark says so.
+    """
     found = _indices(row, case, labels, row.ed_frame, row.es_frame)
+    share = 1.0 if _is_stack(case) else float("nan")
     curves = [
-        volume_curve_ml(labels, case.spacing_mm, s) for s in (Structure.LV, Structure.MYO, Structure.RV)
+        share * volume_curve_ml(labels, case.spacing_mm, s)
+        for s in (Structure.LV, Structure.MYO, Structure.RV)
     ]
     return Measurement(
         row.scan,
@@ -81,6 +92,7 @@ def measure_case(row: Row, case: Case, labels: NDArray[np.uint8]) -> Measurement
         _source(row.ed_frame, found.ed_frame),
         _source(row.es_frame, found.es_frame),
         CONVENTIONS[row.convention].papillary if row.convention in CONVENTIONS else "not stated",
+        "" if _is_stack(case) else ONE_SLICE,
         _times_ms(row, case),
         *curves,
     )
@@ -132,7 +144,13 @@ def _indices(
                 row.scan,
                 f"{column} is {frame}, but the scan has {case.frames} frames; frames count from 0 in the cohort.csv",
             )
-    return indices(labels, case.spacing_mm, ed_frame, es_frame)
+    found = indices(labels, case.spacing_mm, ed_frame, es_frame)
+    unknown: dict[str, Any] = {} if _is_stack(case) else dict.fromkeys(_OF_VOLUMES, float("nan"))
+    return replace(found, **unknown)
+
+
+def _is_stack(case: Case) -> bool:
+    return bool(case.image.shape[1] > 1)
 
 
 def _numbers(found: Indices) -> Mapping[str, float]:

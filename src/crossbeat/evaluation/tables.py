@@ -28,6 +28,7 @@ INDEX_COLUMNS: Final = (
     *(f"{frame}_from" for frame in FRAMES),
     *(f.name for f in fields(Indices) if f.name not in FRAMES),
     "papillary",
+    "remark",
 )
 VOLUME_COLUMNS: Final = ("scan", "frame", "time_ms", "lv_ml", "myo_ml", "rv_ml")
 AGREEMENT_COLUMNS: Final = tuple(f.name for f in fields(Comparison))
@@ -61,7 +62,8 @@ def write_indices(measurements: Sequence[Measurement], cohort: Cohort, path: Pat
 def read_indices(path: Path) -> pd.DataFrame:
     """indices.csv as a table: indices float, frames whole or NA, the rest text."""
     numbers = [f.name for f in fields(Indices) if f.name not in FRAMES]
-    return _read(path, INDEX_COLUMNS, numbers=numbers, wholes=FRAMES, command="measure")
+    needed = [column for column in INDEX_COLUMNS if column != "remark"]
+    return _read(path, needed, numbers=numbers, wholes=FRAMES, command="measure")
 
 
 def write_volumes(measurements: Sequence[Measurement], path: Path) -> None:
