@@ -106,7 +106,8 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "recipe"
-            raise SettingsError(f"{name}: {where}: {first['msg']}, got {first.get('input')!r}") from None
+            problem = first["msg"].removeprefix("Value error, ")
+            raise SettingsError(f"{name}: {where}: {problem}, got {first.get('input')!r}") from None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from crossbeat.cohort import Cohort
+from crossbeat.errors import SettingsError, did_you_mean
 from crossbeat.losses.segmentation import segmentation_loss
 from crossbeat.methods.recipe import Domains, Recipe, find_domains, provenance
 from crossbeat.methods.validation import bank_dice
@@ -76,15 +77,25 @@ class Settings(Recipe):
     def preparation(self) -> Preparation:
         return Preparation(size=self.image_size, spacing_mm=self.spacing_mm, centre=self.centre)
 
-    @model_validator(mode="after")
-    def _refuse_impossible_changes(self) -> Settings:
-        assert self.changes is not None
-        return self
+    @property
+    def spec(self) -> NetworkSpec:
+        return NetworkSpec(name=self.network, size=self.image_size, arguments=self.network_arguments)
 
     @property
     def changes(self) -> Augmentation:
         """The random changes that each training image goes through."""
         return Augmentation(**{**PRESETS[self.augmentation].model_dump(), **self.augmentation_changes})
+
+    @model_validator(mode="after")
+    def _refuse_what_cannot_be_made(self) -> Settings:
+        for field in self.augmentation_changes:
+            if field not in Augmentation.model_fields:
+                near = did_you_mean(field, Augmentation.model_fields)
+                raise SettingsError(f"augmentation_changes: there is no {field!r}; {near}")
+        assert self.changes
+        with torch.device("meta"):  # no memory, no random numbers
+            self.spec.build()
+        return self
 
 
 class Segmentation(Stage):
@@ -94,7 +105,6 @@ class Segmentation(Stage):
         self,
         run: Run,
         settings: Settings,
-        spec: NetworkSpec,
         bank: SliceBank,
         validation: Mapping[str, SliceBank],
     ) -> None:
@@ -102,10 +112,10 @@ class Segmentation(Stage):
             run, "segmentation", clip_norm=settings.clip_norm, ema_decay=settings.ema_decay or None
         )
         self.settings = settings
-        self.network = spec.build()
-        if SEGMENTERS[spec.name].channels_last:
+        self.network = settings.spec.build()
+        if SEGMENTERS[settings.network].channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.in_channels = spec.in_channels
+        self.in_channels = settings.spec.in_channels
         self.bank = bank
         self.validation = dict(validation)
 
@@ -156,11 +166,13 @@ def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
     labelled = _both(domains)
     with run.bar("reading scans", len(labelled)) as step:
         bank = build_bank(labelled, settings.preparation, annotated_only=True, progress=step)
-    spec = NetworkSpec(name=settings.network, size=settings.image_size, arguments=settings.network_arguments)
-    stage = Segmentation(run, settings, spec, bank, _validation(domains, settings.preparation))
+    stage = Segmentation(run, settings, bank, _validation(domains, settings.preparation))
     fit(stage, rounds=settings.rounds, steps_per_round=settings.steps_per_round, select=settings.select)
     return Segmenter(
-        stage.network, spec, settings.preparation, provenance=provenance("supervised", settings, cohort, run)
+        stage.network,
+        settings.spec,
+        settings.preparation,
+        provenance=provenance("supervised", settings, cohort, run),
     )
 
 

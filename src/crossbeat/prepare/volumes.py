@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from torch import Tensor
@@ -174,8 +174,8 @@ def normalise(
     return unit if preparation.scale == "unit" else 2 * unit - 1
 
 
-def crop(fields: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "n c s s"]:
-    """The middle of fields, `size` pixels wide."""
+def crop(fields: Shaped[Tensor, "n c h w"], size: int) -> Shaped[Tensor, "n c s s"]:
+    """The middle of images or labels, `size` pixels wide."""
     first = (fields.shape[-1] - size) // 2
     return fields[..., first : first + size, first : first + size]
 
