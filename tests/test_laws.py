@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "training": GROUND | {"prepare"},
     "methods": GROUND | {"prepare", "networks", "losses", "segmenter", "training", "synthetic"},
     "prediction": GROUND | {"segmenter"},
+    "export": GROUND | {"prepare", "networks", "segmenter"},
     "evaluation": GROUND | {"metrics"},
     "report": GROUND | {"evaluation", "statistics"},
 }

@@ -103,17 +103,11 @@ def index(
         typer.Option("-o", "--out", metavar="COHORT.CSV", help="file to write, its paths relative to it"),
     ] = Path("cohort.csv"),
     images: Annotated[str, typer.Option(help="files: glob of the images, as in '*/cine.nii.gz'")] = "",
-    labels: Annotated[
-        str, typer.Option(help="files: where the labels lie, as in '{parent}/seg.nii.gz'")
-    ] = "",
+    labels: Annotated[str, typer.Option(help="files: the labels, as in '{parent}/seg.nii.gz'")] = "",
     sequence: Annotated[str, typer.Option(help="files, dicom, nnunet: what the scans are")] = "",
     convention: Annotated[str, typer.Option(help="files, nnunet: what the label values mean")] = "",
-    nominal_spacing: Annotated[
-        str, typer.Option(help="a stand-in that headers state, as in 1.5x1.5x10 mm")
-    ] = "",
-    test: Annotated[
-        float, typer.Option(min=0, help="subjects (or a fraction) to hold out as test split")
-    ] = 0,
+    nominal_spacing: Annotated[str, typer.Option(help="stand-in that headers state: 1.5x1.5x10 mm")] = "",
+    test: Annotated[float, typer.Option(min=0, help="subjects (or a fraction) to hold out as test")] = 0,
     validation: Annotated[float, typer.Option(min=0, help="subjects (or a fraction) for validation")] = 0,
     stratify: Annotated[str, typer.Option(help="columns whose values share out over the splits")] = "",
     seed: Seed = 0,
@@ -168,12 +162,8 @@ def train(
     nodes: Annotated[int, typer.Option(min=1, help="number of machines")] = 1,
     precision: Annotated[str, typer.Option(help="auto, 32, bf16 or 16")] = "auto",
     seed: Seed = 0,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="the same on every run, slower")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="say what it would do and cost, and stop")
-    ] = False,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="alike every time, slower")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would cost, and stop")] = False,
 ) -> None:
     """Train a segmenter by one of the methods."""
     from crossbeat import console
@@ -224,9 +214,7 @@ def predict(
         list[Path], typer.Option("--ensemble", metavar="RUN", help="average with this run too")
     ] = [],  # noqa: B006
     tta: Annotated[bool, typer.Option("--tta", help="average over the four mirror images")] = False,
-    largest_component: Annotated[
-        bool, typer.Option(help="keep the largest part of each structure only")
-    ] = True,
+    largest_component: Annotated[bool, typer.Option(help="keep each structure's largest part only")] = True,
     sequence: Annotated[
         str, typer.Option(help="of files and folders: bssfp, lge …; unsaid, DICOM tells and NIfTI is bssfp")
     ] = "",
@@ -346,9 +334,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder
 
 @app.command()
 def view(
-    path: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_COHORT", help="run folder, label maps or cohort.csv")
-    ],
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_COHORT", help="run, label maps or cohort.csv")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="of this computer alone")] = 8111,
 ) -> None:
     """Look at scans, references and predictions in the browser; needs the [viewer] extra."""
@@ -357,6 +343,22 @@ def view(
 
     console.say(f"viewer: http://127.0.0.1:{port} (Ctrl-C ends it)")
     serve(path, port)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a trained run")],
+    format_name: Annotated[str, typer.Option("--format", help="onnx, torchscript, pt2 or monai")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="folder to make")],
+) -> None:
+    """Write a run's network for use without crossbeat, and check what was written."""
+    from crossbeat import console
+    from crossbeat.export import export_segmenter
+    from crossbeat.segmenter import load_segmenter
+
+    made = export_segmenter(load_segmenter(run / "segmenter"), format_name, out)
+    console.say(f"largest difference of a probability: {made.largest_difference:.2g}\nmodel: {made.file}")
+    console.then(f"read {made.guide} on how to run it")
 
 
 @app.command()
@@ -372,8 +374,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="for machines")] =
         typer.echo(json.dumps(facts, indent=2))
         return
     for title, values in facts.items():
-        rows = [[key, str(value)] for key, value in values.items()]
-        console.table(title, ["", ""], rows)
+        console.table(title, ["", ""], [[key, str(value)] for key, value in values.items()])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
