@@ -62,8 +62,8 @@ class SliceBank:
         )
 
     def batch(self, indices: Int[Tensor, " n"]) -> Batch:
-        """The slices of these indices, whole fields."""
-        where = indices.to(self.images.device)
+        """The slices of these indices, whole fields; nothing waits for the device."""
+        where = indices.to(self.images.device, non_blocking=True)
         return Batch(self.images[where], self.labels[where], self.drawn[where])
 
     def find(self, keep: Callable[[Slice], bool]) -> Int[Tensor, " n"]:

@@ -195,6 +195,7 @@ def covered_pixels(window: Window) -> Bool[Tensor, "h w"]:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # kept for callers of every mode: autograd refuses tensors of inference mode
 def _interpolation(n_in: int, n_out: int, step: float, first: float) -> Float[Tensor, "o i"]:
     """Weights that sample n_in pixels at first, first + step, …: a triangle, widened where step > 1.
 
