@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import verify_net_in_out
+from monai.data import MetaTensor
 
 from crossbeat.case import Case, Domain
 from crossbeat.cohort import Cohort
@@ -26,7 +28,7 @@ from crossbeat.prepare.slices import build_bank
 from crossbeat.prepare.volumes import Preparation, covered_pixels, crop, normalise, slices_of, window_of
 from crossbeat.segmenter import NetworkSpec, Segmenter
 
-PREPARATION = Preparation(size=48, spacing_mm=2.2, centre="image")
+PREPARATION = Preparation(size=48, spacing_mm=2.2)
 SPEC = NetworkSpec(name="dilated_resunet", size=48, arguments={"width": 8})
 
 
@@ -134,11 +136,17 @@ def write_oblique(case: Case, path: Path) -> None:
         @ np.diag([-1.0, -1.0, 1.0])
     )
     affine = tilt @ case.affine  # of (x, y, z)
-    stored = case.image[0][:, ::-1].transpose(0, 1, 2)  # (z, -y, x)
+    stored = case.image[0][:, ::-1]  # (z, -y, x)
     columns = affine @ np.array(
         [[0, 0, 1, 0], [0, -1, 0, case.image.shape[2] - 1], [1, 0, 0, 0], [0, 0, 0, 1]], float
     )
     nib.save(nib.Nifti1Image(np.ascontiguousarray(stored), columns), path)
+
+
+def off_centre(case: Case) -> Case:
+    """The scan with 30 rows and 14 columns of nothing on one side: the heart is no longer in the middle."""
+    wider = np.pad(case.image, ((0, 0), (0, 0), (30, 0), (0, 14)), mode="edge")
+    return Case(case.id, case.subject, wider, case.affine, case.domain)
 
 
 def test_finds_in_stored_scans_the_hearts_that_crossbeat_finds(
@@ -149,7 +157,7 @@ def test_finds_in_stored_scans_the_hearts_that_crossbeat_finds(
     exported = export_segmenter(segmenter, "monai", tmp_path / "bundle")
     (tmp_path / "scans").mkdir()
     for row in cohort.rows[4:]:
-        write_oblique(cohort.read(row), tmp_path / "scans" / f"{row.scan}.nii.gz")
+        write_oblique(off_centre(cohort.read(row)), tmp_path / "scans" / f"{row.scan}.nii.gz")
     with importable(exported.folder):
         run_bundle(exported.folder, tmp_path / "scans")
     written = sorted((exported.folder / "eval").iterdir())
@@ -164,7 +172,8 @@ def test_finds_in_stored_scans_the_hearts_that_crossbeat_finds(
         for structure in (Structure.LV, Structure.MYO, Structure.RV):
             a, b = ours == structure, theirs == structure
             assert a.sum() > 50
-            assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.93, structure.name
+            # The smallest cavity has 140 voxels; MONAI samples where crossbeat averages.
+            assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.9, structure.name
 
 
 def run_bundle(folder: Path, scans: Path) -> None:
@@ -179,6 +188,29 @@ def run_bundle(folder: Path, scans: Path) -> None:
     workflow.initialize()
     with torch.enable_grad():  # the bundle switches gradients off, for its process
         workflow.run()
+
+
+@pytest.mark.parametrize("place", [(40, 40), (25, 52), (60, 30)])
+def test_centring_moves_the_heart_to_the_middle_and_is_undone(place: tuple[int, int]) -> None:
+    """A bright square of 8 x 8 pixels, which the network takes for a heart, in an image of 81 x 83."""
+
+    class Bright(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.threshold = torch.nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.cat([image < self.threshold, image >= self.threshold], dim=1).float()
+
+    image = torch.zeros(1, 81, 83, 4)
+    image[:, place[0] - 4 : place[0] + 4, place[1] - 4 : place[1] + 4] = 1
+    scale = {"low_percentile": 0.0, "high_percentile": 100.0, "scale": "unit", "per": "slice"}
+    step = bundle_steps.CentreHeartd("image", Bright(), 48, 72, scale)
+    centred = step({"image": MetaTensor(image)})
+    middle = [(n - 1) / 2 for n in centred["image"].shape[1:3]]
+    bright = torch.nonzero(centred["image"][0, :, :, 0] == 1).float().mean(dim=0)
+    assert bright.tolist() == pytest.approx(middle, abs=1)
+    assert torch.equal(step.inverse(centred)["image"].as_tensor(), image)
 
 
 @pytest.mark.parametrize("scale", ["zscore", "unit", "symmetric"])
@@ -202,3 +234,13 @@ def test_its_intensities_are_those_of_prepare(scale: str, per: str, hearts: Call
 def test_a_cine_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match="one 3-D frame, got shape \\(2, 5, 5, 3, 1\\); split the cine"):
         bundle_steps.turn(torch.zeros(2, 5, 5, 3, 1))
+
+
+def test_its_scripts_run_without_crossbeat(bundle: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['crossbeat'] = None  # any import of it fails\n"
+        "from scripts import bundle_steps\n"
+        "assert bundle_steps.geometry.__name__ == 'scripts.geometry'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=bundle, check=True)

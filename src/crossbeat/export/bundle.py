@@ -2,7 +2,7 @@
 
 The layout is that of the MONAI Bundle Specification: `configs/metadata.json`, `configs/inference.json`,
 `models/model.pt` (weights) and `model.ts` (TorchScript, which is run), `docs/README.md`, `LICENSE`, and
-`scripts/` with the two steps that MONAI lacks.
+`scripts/` with the steps that MONAI lacks.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _metadata(described: Mapping[str, Any]) -> _Json:
         "monai_version": version("monai"),
         "pytorch_version": torch.__version__.partition("+")[0],
         "numpy_version": version("numpy"),
-        "required_packages_version": {"nibabel": version("nibabel")},
+        "required_packages_version": {name: version(name) for name in ("nibabel", "scipy")},
         "name": "Cardiac MR segmentation",
         "task": "Segmentation of the heart in short-axis cardiac MR",
         "description": "A 2-D network that segments each slice of a short-axis stack; trained with crossbeat",
@@ -139,24 +139,18 @@ def _preprocessing(described: Mapping[str, Any]) -> list[_Json]:
     preparation = described["preparation"]
     side, field = preparation["size"], _field(described)
     scale = {key: preparation[key] for key in ("low_percentile", "high_percentile", "scale", "per")}
-    image: _Json = {"keys": "image"}
-    return [
+    spacing, image = preparation["spacing_mm"], {"keys": "image"}
+    centre = {"_target_": "scripts.bundle_steps.CentreHeartd", **image, "network": "@network"}
+    steps: list[_Json] = [
         {"_target_": "LoadImaged", **image, "reader": "NibabelReader", "ensure_channel_first": True},
         {"_target_": "Lambdad", **image, "func": "$bundle_steps.turn"},
-        {
-            "_target_": "Spacingd",
-            **image,
-            "pixdim": [preparation["spacing_mm"], preparation["spacing_mm"], -1.0],
-        },
-        {
-            "_target_": "ResizeWithPadOrCropd",
-            **image,
-            "spatial_size": [field, field, -1],
-            "value": "$float('nan')",
-        },
+        {"_target_": "Spacingd", **image, "pixdim": [spacing, spacing, -1.0]},
+        {**centre, "size": side, "field": field, "scale": scale},
+        {"_target_": "ResizeWithPadOrCropd", **image, "spatial_size": [field, field, -1], "value": _NAN},
         {"_target_": "Lambdad", **image, "func": f"$lambda x: bundle_steps.normalise(x, **{scale!r})"},
         {"_target_": "ResizeWithPadOrCropd", **image, "spatial_size": [side, side, -1]},
     ]
+    return [step for step in steps if preparation["centre"] == "heart" or "network" not in step]
 
 
 def _postprocessing(described: Mapping[str, Any]) -> list[_Json]:
@@ -203,7 +197,7 @@ It segments each slice of a short-axis stack. For research; it is no medical dev
 
 ## Run it
 
-    pip install 'monai[nibabel,fire]'
+    pip install 'monai[nibabel,fire]' scipy
     python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir SCANS
 
 segments every `*.nii.gz` of the folder SCANS (one 3-D frame a file) into `eval/`, on each scan's own grid.
@@ -215,8 +209,6 @@ Run it in this folder: `scripts/` is found from here.
 
 ## What differs from `crossbeat predict`
 
-- crossbeat walks its window to the heart; the bundle looks at the middle of the image. A heart that lies
-  more than a quarter of a window from there is cut off.
 - crossbeat averages where pixels grow; MONAI samples. Borders move by a fraction of a pixel.
 - crossbeat keeps the largest part of each structure (`--no-largest-component` switches it off).
 
@@ -224,6 +216,8 @@ Run it in this folder: `scripts/` is found from here.
 `models/model.pt` holds the weights by the names that crossbeat's network gives them.
 """
 
+
+_NAN: Final = "$float('nan')"
 
 _LICENSE: Final = """The scripts and configurations of this bundle are part of crossbeat, under the Apache License 2.0
 (https://www.apache.org/licenses/LICENSE-2.0).
