@@ -92,7 +92,7 @@ def test_every_format_is_tried_here() -> None:
     assert RUN.keys() == FORMATS.keys()
 
 
-@pytest.mark.parametrize("format_name", sorted(RUN.keys() - {"onnx"}))
+@pytest.mark.parametrize("format_name", ["torchscript", "monai", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_a_small_network_gives_its_own_probabilities_in_the_formats_of_torch(
     format_name: str, tmp_path: Path
 ) -> None:
@@ -107,7 +107,9 @@ def test_every_network_gives_its_own_probabilities_as_onnx(name: str, tmp_path: 
     check(segmenter, export_segmenter(segmenter, "onnx", tmp_path / "out"), "onnx")
 
 
-@pytest.mark.parametrize("name", sorted(SEGMENTERS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "dynunet")) for n in sorted(SEGMENTERS)]
+)
 def test_every_network_gives_its_own_probabilities_as_torchscript(name: str, tmp_path: Path) -> None:
     segmenter = small(name)
     check(segmenter, export_segmenter(segmenter, "torchscript", tmp_path / "out"), "torchscript")
@@ -115,10 +117,10 @@ def test_every_network_gives_its_own_probabilities_as_torchscript(name: str, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SEGMENTERS))
-def test_every_network_gives_its_own_probabilities_as_pt2_and_in_a_bundle(name: str, tmp_path: Path) -> None:
+def test_every_network_gives_its_own_probabilities_as_pt2(name: str, tmp_path: Path) -> None:
+    """In a bundle lies the TorchScript of the tests above."""
     segmenter = small(name)
-    for format_name in ("pt2", "monai"):
-        check(segmenter, export_segmenter(segmenter, format_name, tmp_path / format_name), format_name)
+    check(segmenter, export_segmenter(segmenter, "pt2", tmp_path / "out"), "pt2")
 
 
 def test_a_grey_slice_is_shown_to_all_input_channels(tmp_path: Path) -> None:
@@ -184,6 +186,7 @@ def test_the_onnx_file_carries_the_description_and_passes_onnx_own_check(as_onnx
     assert [o.name for o in session.get_outputs()] == ["probabilities"]
 
 
+@pytest.mark.slow
 def test_torchscript_and_pt2_carry_the_description(tmp_path: Path) -> None:
     segmenter = small()
     inside = {"segmenter.json": ""}
