@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 import yaml
 from small_stages import COHORT
 
+import crossbeat
 from crossbeat.cohort import Cohort
 from crossbeat.errors import RunError, SettingsError
 from crossbeat.training import Run, seed_torch
@@ -46,6 +48,18 @@ def test_a_run_writes_down_what_it_starts_with_and_what_became_of_it(tmp_path: P
     assert ended["peak_memory_mb"] > 50  # type: ignore[operator]  # torch alone takes more
     events = [json.loads(line)["event"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
     assert events == ["started", "finished"]
+
+
+def test_a_run_says_what_computes_and_with_which_sources() -> None:
+    told = Run(Path("run"), device="cpu", precision="bf16", deterministic=True).surroundings()
+    assert json.loads(json.dumps(told)) == told  # as it stands in a segmenter.json
+    assert (told["devices"], told["nodes"]) == (1, 1)
+    assert (told["precision"], told["deterministic"]) == ("bf16-mixed", True)
+    assert told["versions"]["torch"] == torch.__version__
+    assert told["versions"]["python"] == platform.python_version()
+    words = ["git", "-C", str(Path(crossbeat.__file__).parent), "rev-parse", "HEAD"]
+    said = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert told["git_commit"] == (said.stdout.strip() or None)
 
 
 def test_wall_time_adds_up_over_resumes(tmp_path: Path) -> None:

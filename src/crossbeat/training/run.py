@@ -141,6 +141,23 @@ class Run:
         table: dict[str, _LightningPrecision] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
         return table[self.precision]
 
+    def surroundings(self) -> dict[str, Any]:
+        """What computes, and with which sources: device, precision, git commit, versions; plain values for JSON.
+
+        `run.json` begins with these, and a segmenter's provenance may say them too. The commit is None outside git.
+        """
+        commit, changed = _git()
+        return {
+            "device": _device_name(self.accelerator),
+            "devices": self.devices,
+            "nodes": self.nodes,
+            "precision": self.lightning_precision,
+            "deterministic": self.deterministic,
+            "git_commit": commit,
+            "git_changed": changed,
+            "versions": {"python": platform.python_version()} | {n: _version(n) for n in _LIBRARIES},
+        }
+
     def stage_folder(self, name: str) -> Path:
         """Folder of a stage: checkpoints, metrics.csv, tensorboard."""
         return self.folder / "stages" / name
@@ -237,7 +254,7 @@ class Run:
             "finished": None,
             "wall_seconds": 0.0,
         }
-        _write_json(self.folder / "run.json", facts | self._surroundings())
+        _write_json(self.folder / "run.json", facts | self.surroundings())
         self.record("started", command=command)
 
     def _reopen(self, settings: Mapping[str, Any], cohort: Cohort, command: str) -> None:
@@ -258,7 +275,7 @@ class Run:
             )
         self._clock.before_seconds = facts["wall_seconds"]
         resumed = {"resumed": [*facts["resumed"], _now()], "finished": None}
-        _write_json(self.folder / "run.json", facts | self._surroundings() | resumed)
+        _write_json(self.folder / "run.json", facts | self.surroundings() | resumed)
         self.record("resumed", command=command)
 
     def _changed_rows(self, cohort: Cohort) -> str:
@@ -275,19 +292,6 @@ class Run:
             return "the same rows in another order, or files elsewhere"
         scans = list(dict.fromkeys(",".join(line.split(",")[:2]) for line in changed))
         return f"rows that differ (subject,scan): {'; '.join(scans[:3])}{' …' if len(scans) > 3 else ''}"
-
-    def _surroundings(self) -> dict[str, Any]:
-        commit, changed = _git()
-        return {
-            "device": _device_name(self.accelerator),
-            "devices": self.devices,
-            "nodes": self.nodes,
-            "precision": self.lightning_precision,
-            "deterministic": self.deterministic,
-            "git_commit": commit,
-            "git_changed": changed,
-            "versions": {"python": platform.python_version()} | {n: _version(n) for n in _LIBRARIES},
-        }
 
     def _update(self, facts: Mapping[str, Any]) -> None:
         path = self.folder / "run.json"
