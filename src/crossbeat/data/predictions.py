@@ -6,14 +6,16 @@ The folder holds `<scan>.nii.gz` with a JSON that names its labels, and a `cohor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from crossbeat.cohort import Cohort, Row, read_cohort, write_cohort
-from crossbeat.data.listing import nifti_files, stem
+from crossbeat.data.listing import nifti_files, place, stem
 from crossbeat.data.nifti import sidecar, write_labels
 from crossbeat.data.reading import read_labels, reader
 from crossbeat.data.studies import index_dicom
@@ -58,9 +60,14 @@ def prediction_writer(
     """The function that writes a scan's label map into the folder, on the grid of its image.
 
     Label maps that an earlier prediction left of these scans are removed first, lest one of them stand for a scan
-    that fails now. A folder that holds the scans or their cohort.csv themselves raises `RunError`.
+    that fails now. Other scans whose label maps lie there stay in the folder's cohort.csv. A run folder, and one
+    that holds the scans or their cohort.csv themselves, raise `RunError`.
     """
     _refuse_same_folder(folder, cohort.folder)
+    if (folder / "run.json").exists():
+        raise RunError(f"{folder}: is a run folder; label maps need a folder of their own, give one with -o")
+    earlier = _earlier_scans(folder, cohort)
+    conventions = _all_conventions(folder, earlier, cohort)
     for row in cohort:
         path = prediction_path(folder, row)
         if path.resolve() in {(cohort.folder / name).resolve() for name in _files(row)}:
@@ -69,7 +76,11 @@ def prediction_writer(
             )
         path.unlink(missing_ok=True)
         sidecar(path).unlink(missing_ok=True)
-    write_cohort(cohort, folder / "cohort.csv")
+    kept = {row.scan: _seen_from(row, folder, cohort.folder) for row in earlier}
+    rows = (kept | {row.scan: row for row in cohort}).values()
+    write_cohort(replace(cohort, rows=tuple(rows)), folder / "cohort.csv")
+    if conventions:
+        (folder / "conventions.yaml").write_text(yaml.safe_dump(conventions, sort_keys=False), "utf-8")
 
     def write(row: Row, labels: NDArray[np.uint8]) -> None:
         images = [cohort.folder / name for name in row.image_files]
@@ -98,17 +109,23 @@ def prediction_reader(
 
 
 def open_predictions(folder: Path) -> Cohort:
-    """The scans whose label maps a run folder, or a folder of label maps, holds; `RunError` where it has none."""
+    """The scans of a run folder, or of a folder of label maps; each has its label map.
+
+    `RunError` where there is no cohort.csv of predicted scans, and where scans that it lists lack their label
+    map: it names them.
+    """
     folder = _label_maps(folder)
     if not (folder / "cohort.csv").exists():
         raise RunError(f"{folder}: holds no label maps with their cohort.csv; `crossbeat predict` makes them")
     cohort = read_cohort(folder / "cohort.csv", reader)
-    present = cohort.only(lambda row: prediction_path(folder, row).exists())
-    if not len(present):
+    missing = [row.scan for row in cohort if not prediction_path(folder, row).exists()]
+    if missing or not len(cohort):
+        named = f": {', '.join(missing)}" if missing else ""
         raise RunError(
-            f"{folder}: none of its {len(cohort)} scans has a label map; run `crossbeat predict` again"
+            f"{folder}: {len(missing)} of its {len(cohort)} scans have no label map{named}; run `crossbeat predict` "
+            "on them again, or take their rows out of the cohort.csv there"
         )
-    return present
+    return cohort
 
 
 def prediction_path(folder: Path, row: Row) -> Path:
@@ -125,6 +142,45 @@ def _label_maps(folder: Path) -> Path:
 def _refuse_same_folder(folder: Path, scans: Path) -> None:
     if folder.resolve() == scans.resolve():
         raise RunError(f"{folder}: holds the scans; label maps need a folder of their own, give one with -o")
+
+
+def _earlier_scans(folder: Path, cohort: Cohort) -> list[Row]:
+    """Rows of the folder's cohort.csv whose label maps are still there, but for the scans of `cohort`."""
+    if not (folder / "cohort.csv").exists():
+        return []
+    again = {row.scan for row in cohort}
+    rows = read_cohort(folder / "cohort.csv")
+    return [row for row in rows if row.scan not in again and prediction_path(folder, row).exists()]
+
+
+def _all_conventions(folder: Path, earlier: list[Row], cohort: Cohort) -> dict[str, Any]:
+    """What conventions.yaml must say for earlier and new scans; one name with two meanings raises `RunError`."""
+    used = {row.convention for row in earlier}
+    old = {name: values for name, values in _own_conventions(folder).items() if name in used}
+    new = _own_conventions(cohort.folder)
+    for name in old.keys() & new.keys():
+        if old[name] != new[name]:
+            raise RunError(
+                f"{folder}: holds label maps of scans whose label convention {name!r} means something else; "
+                "choose another folder with -o"
+            )
+    return old | new if old else {}
+
+
+def _own_conventions(folder: Path) -> dict[str, Any]:
+    path = folder / "conventions.yaml"
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+
+
+def _seen_from(row: Row, old: Path, new: Path) -> Row:
+    """A row of the cohort.csv in one folder with its paths as seen from another."""
+
+    def path(name: str) -> str:
+        return place((old / name).resolve(), new.resolve())
+
+    images = ";".join(path(name) for name in row.image_files)
+    labels = ";".join(path(n) if t is None else f"{t}={path(n)}" for t, n in row.label_files.items())
+    return replace(row, image=images, labels=labels)
 
 
 def _files(row: Row) -> list[str]:

@@ -1,0 +1,89 @@
+"""Folders of label maps: every scan that they list is there, and nothing leaves the list unsaid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trees
+
+from crossbeat.cohort import Cohort, Row, read_cohort
+from crossbeat.data.predictions import open_predictions, prediction_reader, prediction_writer
+from crossbeat.data.reading import reader
+from crossbeat.errors import RunError
+
+
+def scans(folder: Path, names: str = "abc") -> Cohort:
+    """Still scans, each labelled by a file of its own."""
+    for n, name in enumerate(names):
+        trees.save(folder / "images" / f"{name}.nii.gz", trees.grey(trees.heart(), n))
+        trees.save(folder / "labels" / f"{name}.nii.gz", trees.heart())
+    rows = (Row(n, n, "bssfp", f"images/{n}.nii.gz", labels=f"0=labels/{n}.nii.gz") for n in names)
+    return Cohort(tuple(rows), reader(folder, {}), "cohort", folder)
+
+
+def predict(cohort: Cohort, out: Path, value: int = 1) -> None:
+    write = prediction_writer(out, cohort, {})
+    for row in cohort:
+        write(row, np.full(cohort.read(row).image.shape, value, np.uint8))
+
+
+def test_a_listed_scan_without_its_label_map_is_named_not_left_out(tmp_path: Path) -> None:
+    predict(scans(tmp_path / "in"), tmp_path / "out")
+    (tmp_path / "out" / "b.nii.gz").unlink()
+    with pytest.raises(
+        RunError, match=r"out: 1 of its 3 scans have no label map: b; run `crossbeat predict`"
+    ):
+        open_predictions(tmp_path / "out")
+
+
+def test_a_second_prediction_into_a_folder_keeps_the_scans_of_the_first(tmp_path: Path) -> None:
+    cohort, out = scans(tmp_path / "in"), tmp_path / "deep" / "out"
+    predict(cohort.where(scan=["a", "b"]), out)
+    other = scans(tmp_path / "elsewhere" / "in", "bd")
+    predict(other, out, value=2)
+    found = open_predictions(out)
+    assert [row.scan for row in found] == ["a", "b", "d"]
+    read = prediction_reader(out, found)
+    assert [int(read(row).max()) for row in found] == [1, 2, 2]  # type: ignore[union-attr]
+    for row, origin in zip(found, (cohort, other, other), strict=True):
+        case, same = found.read(row), origin.read(origin.row(row.scan))
+        np.testing.assert_array_equal(case.image, same.image)
+        assert case.labelled_frames == [0]
+
+
+def test_a_second_prediction_forgets_a_scan_whose_label_map_is_gone(tmp_path: Path) -> None:
+    cohort, out = scans(tmp_path / "in"), tmp_path / "out"
+    predict(cohort, out)
+    (out / "a.nii.gz").unlink()
+    predict(cohort.where(scan="c"), out)
+    assert [row.scan for row in open_predictions(out)] == ["b", "c"]
+
+
+def test_own_conventions_of_both_predictions_stay_and_may_not_contradict(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name, text in (("a", "site: {1: LV, 2: MYO, 3: RV}"), ("b", "ward: {1: LV, 2: MYO, 3: RV}")):
+        folder = tmp_path / name
+        made = scans(folder, name)
+        (folder / "conventions.yaml").write_text(text.replace("{", "{0: BACKGROUND, "))
+        lines = f"subject,scan,sequence,image,labels,convention\n{name},{name},bssfp,images/{name}.nii.gz"
+        (folder / "cohort.csv").write_text(f"{lines},labels/{name}.nii.gz,{text.partition(':')[0]}\n")
+        predict(read_cohort(folder / "cohort.csv", reader), out)
+        assert len(made) == 1
+    assert [case.labelled_frames for case in open_predictions(out).cases()] == [[0], [0]]
+    (tmp_path / "b" / "conventions.yaml").write_text("site: {0: BACKGROUND, 3: LV, 2: MYO, 1: RV}")
+    renamed = replace(scans(tmp_path / "b", "c"), folder=tmp_path / "b")
+    with pytest.raises(RunError, match="whose label convention 'site' means something else; choose another"):
+        prediction_writer(out, renamed, {})
+
+
+def test_a_run_folder_keeps_the_cohort_that_it_was_trained_on(tmp_path: Path) -> None:
+    cohort, run = scans(tmp_path / "in"), tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    (run / "cohort.csv").write_text("subject,scan,sequence,image\nz,z,bssfp,z.nii.gz\n")
+    with pytest.raises(RunError, match="run: is a run folder; label maps need a folder of their own"):
+        prediction_writer(run, cohort, {})
+    assert [row.scan for row in read_cohort(run / "cohort.csv")] == ["z"]
