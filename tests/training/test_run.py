@@ -12,7 +12,7 @@ import yaml
 from small_stages import COHORT
 
 import crossbeat
-from crossbeat.cohort import Cohort
+from crossbeat.cohort import Cohort, Row, read_cohort, write_cohort
 from crossbeat.errors import RunError, SettingsError
 from crossbeat.training import Run, seed_torch
 from crossbeat.training.run import peak_memory_mb
@@ -134,6 +134,67 @@ def test_resuming_with_another_cohort_names_the_scans(tmp_path: Path) -> None:
     assert "p1_bssfp" not in str(refusal.value)
     with pytest.raises(RunError, match="another order"):
         Run(tmp_path, device="cpu", resume=True).open({}, Cohort(COHORT.rows[::-1]), "c")
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Cohort:
+    """Scans in a folder of their own: frames in several files, labels of one frame, a column of the user's."""
+    rows = (
+        Row("p1", "p1_bssfp", "bssfp", "p1/a.nii.gz;p1/b.nii.gz", labels="1=p1/b_gt.nii.gz", further={"bmi": "24"}),
+        Row("p2", "p2_lge", "lge", "p2.nii.gz", labels="p2_gt.nii.gz", frame_interval_ms=31.25),
+    )  # fmt: skip
+    return Cohort(rows, folder=tmp_path / "data")
+
+
+def test_the_copy_in_the_run_folder_resumes_the_run(tmp_path: Path, listed: Cohort) -> None:
+    run = Run(tmp_path / "runs" / "run", device="cpu")
+    run.open({}, listed, "c")
+    copy = read_cohort(run.folder / "cohort.csv")
+    assert copy.rows[1].image == "../../data/p2.nii.gz"
+    assert copy.hash() != listed.hash()
+    replace(run, resume=True).open({}, copy, "c")
+    elsewhere = tmp_path / "desk" / "cohort.csv"
+    write_cohort(listed, elsewhere)
+    replace(run, resume=True).open({}, read_cohort(elsewhere), "c")
+    assert len(facts(run)["resumed"]) == 2  # type: ignore[arg-type]
+    assert facts(run)["cohort_hash"] == listed.hash()
+
+
+def test_other_files_of_the_same_name_do_not_resume_the_copy(tmp_path: Path, listed: Cohort) -> None:
+    run = Run(tmp_path / "runs" / "run", device="cpu")
+    run.open({}, listed, "c")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "conventions.yaml").write_text("site: {0: background, 1: LV}")
+    copy = read_cohort(run.folder / "cohort.csv")
+    moved = replace(copy, rows=(copy.rows[0], listed.rows[1]), folder=tmp_path / "other")
+    with pytest.raises(RunError, match="p2,p2_lge"):
+        replace(run, resume=True).open({}, moved, "c")
+    assert not (run.folder / "conventions.yaml").exists()  # a refusal leaves the folder as it was
+
+
+def test_resuming_under_other_numerics_names_them(tmp_path: Path) -> None:
+    Run(tmp_path, device="cpu", precision="32").open({}, COHORT, "c")
+    with pytest.raises(RunError, match=r"precision \(32, now bf16\); deterministic \(False, now True\)"):
+        Run(tmp_path, device="cpu", precision="bf16", deterministic=True, resume=True).open({}, COHORT, "c")
+    Run(tmp_path, device="cpu", precision="32", resume=True).open({}, COHORT, "c")
+
+
+def test_a_resume_elsewhere_is_written_beside_the_first_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossbeat.training.run._git", lambda: ("aaaa", False))
+    run = Run(tmp_path, device="cpu", precision="32")
+    run.open({}, COHORT, "first")
+    begun = facts(run)
+    monkeypatch.setattr("crossbeat.training.run._git", lambda: ("bbbb", True))
+    monkeypatch.setattr("crossbeat.training.run._device_name", lambda accelerator: "another machine")
+    Run(tmp_path, device="cpu", precision="32", devices=2, resume=True).open({}, COHORT, "second")
+    assert facts(run) | {"resumed": []} == begun
+    (resumed,) = facts(run)["resumed"]  # type: ignore[misc]
+    assert (resumed["command"], resumed["devices"], resumed["device"]) == ("second", 2, "another machine")
+    assert (resumed["git_commit"], resumed["git_changed"]) == ("bbbb", True)
+    assert resumed["versions"] == begun["versions"]
+    assert resumed["time"] >= begun["started"]
 
 
 def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 import torch
 import yaml
 
-from crossbeat.cohort import Cohort, write_cohort
+from crossbeat.cohort import COLUMNS, Cohort, Row, read_cohort, write_cohort
 from crossbeat.errors import RunError, SettingsError
 from crossbeat.training.distributed import wait
 from crossbeat.training.logs import Bar
@@ -183,10 +183,11 @@ class Run:
     def open(self, settings: Mapping[str, Any], cohort: Cohort, command: str) -> None:
         """Make the folder and write down what the run starts with: settings.yaml, cohort.csv, run.json.
 
-        A folder in use is refused (`RunError`) unless `resume`; on resuming, other settings, another cohort or
-        seed are refused by name, and an empty folder is a fresh start. Only the first process writes; the others
-        meet it at the start of the first stage. Afterwards torch is seeded, so that networks made now
-        begin with weights that depend on the seed alone.
+        A folder in use is refused (`RunError`) unless `resume`; on resuming, other settings, another cohort,
+        seed, precision or determinism are refused by name, and an empty folder is a fresh start. The same files
+        listed from elsewhere are the same cohort; other devices or versions go on, and stand in `resumed`. Only
+        the first process writes; the others meet it at the start of the first stage. Afterwards torch is seeded,
+        so that networks made now begin with weights that depend on the seed alone.
         """
         self._clock.began = time.monotonic()
         if self.writes:
@@ -260,7 +261,8 @@ class Run:
     def _reopen(self, settings: Mapping[str, Any], cohort: Cohort, command: str) -> None:
         facts = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
         earlier = yaml.safe_load((self.folder / "settings.yaml").read_text(encoding="utf-8")) or {}
-        differing = _differences(earlier, settings)
+        here = self.surroundings()
+        differing = _differences(earlier, settings) + _differences(_numerics(facts), _numerics(here))
         if self.seed != facts["seed"]:
             differing.append(f"seed ({facts['seed']}, now {self.seed})")
         if differing:
@@ -269,29 +271,28 @@ class Run:
                 "Use the earlier ones, or train into another folder"
             )
         if cohort.hash() != facts["cohort_hash"]:
-            raise RunError(
-                f"{self.folder}: cannot be resumed with another cohort; {self._changed_rows(cohort)}. "
-                "Use the earlier cohort.csv (a copy is in the run folder), or train into another folder"
-            )
+            self._refuse_other_rows(cohort)
         self._clock.before_seconds = facts["wall_seconds"]
-        resumed = {"resumed": [*facts["resumed"], _now()], "finished": None}
-        _write_json(self.folder / "run.json", facts | self.surroundings() | resumed)
+        resumed = {"time": _now(), "command": command} | here
+        _write_json(
+            self.folder / "run.json", facts | {"resumed": [*facts["resumed"], resumed], "finished": None}
+        )
         self.record("resumed", command=command)
 
-    def _changed_rows(self, cohort: Cohort) -> str:
-        """Which rows differ from the run's own, by subject and scan: the first three."""
-        now = self.folder / ".cohort.now.csv"
-        write_cohort(cohort, now)  # beside the other, so that paths are relative to the same folder
-        before, after = (path.read_text(encoding="utf-8") for path in (self.folder / "cohort.csv", now))
-        now.unlink()
-        old, new = set(before.splitlines()), set(after.splitlines())
-        changed = [
-            line for line in [*after.splitlines(), *before.splitlines()] if (line in old) != (line in new)
-        ]
-        if not changed:
-            return "the same rows in another order, or files elsewhere"
-        scans = list(dict.fromkeys(",".join(line.split(",")[:2]) for line in changed))
-        return f"rows that differ (subject,scan): {'; '.join(scans[:3])}{' …' if len(scans) > 3 else ''}"
+    def _refuse_other_rows(self, cohort: Cohort) -> None:
+        """Unless the rows name the same files from another place: naming by subject and scan the first three."""
+        before, after = _rows(read_cohort(self.folder / "cohort.csv")), _rows(cohort)
+        if before == after:
+            return
+        changed = [r for r in after if r not in before] + [r for r in before if r not in after]
+        scans = list(dict.fromkeys(f"{row['subject']},{row['scan']}" for row in changed))
+        more = " …" if len(scans) > 3 else ""
+        said = f"rows that differ (subject,scan): {'; '.join(scans[:3])}{more}"
+        raise RunError(
+            f"{self.folder}: cannot be resumed with another cohort; "
+            f"{said if scans else 'the same rows in another order'}. "
+            "Use the earlier cohort.csv (a copy is in the run folder), or train into another folder"
+        )
 
     def _update(self, facts: Mapping[str, Any]) -> None:
         path = self.folder / "run.json"
@@ -358,6 +359,29 @@ def _git_says(folder: Path, *words: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()
+
+
+def _numerics(surroundings: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes the numbers that a step computes, in the words of the command line."""
+    return {
+        "precision": str(surroundings["precision"]).partition("-")[0],
+        "deterministic": surroundings["deterministic"],
+    }
+
+
+def _rows(cohort: Cohort) -> list[dict[str, str]]:
+    """Each row's values by column, empty ones left out, its paths whole: alike from wherever it is listed."""
+
+    def whole(file: str) -> str:
+        return str((cohort.folder / file).resolve())
+
+    def values(row: Row) -> dict[str, str]:
+        found = {column: row.value(column) for column in [*COLUMNS, *row.further]}
+        found["image"] = ";".join(map(whole, row.image_files))
+        found["labels"] = ";".join(f"{frame}={whole(file)}" for frame, file in row.label_files.items())
+        return {column: value for column, value in found.items() if value}
+
+    return [values(row) for row in cohort]
 
 
 def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
