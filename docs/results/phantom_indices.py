@@ -43,7 +43,8 @@ def measure(cohort: Cohort, truth: list[dict[str, str]]) -> list[Line]:
 def agreement(lines: list[Line], index: str) -> tuple[BlandAltman, float]:
     """Masks less truth of one index, and the mean truth."""
     pairs = np.array([[line["masks"], line["truth"]] for line in lines if line["index"] == index], float)
-    return bland_altman(pairs[:, 0], pairs[:, 1]), float(pairs[:, 1].mean())
+    subjects = [line["subject"] for line in lines if line["index"] == index]
+    return bland_altman(pairs[:, 0], pairs[:, 1], subjects), float(pairs[:, 1].mean())
 
 
 def table(lines: list[Line], subjects: int, seed: int) -> str:

@@ -21,7 +21,19 @@ from crossbeat.errors import SettingsError, did_you_mean
 
 Values = NDArray[np.float64]
 
-DRAWS: Final = 2000  # enough for two digits of a 95 % limit, Efron & Tibshirani 1993, section 14.3
+DRAWS: Final = (
+    5000  # some 30 beyond either 95 % limit of eight patients; Efron & Tibshirani 1993, section 14.3
+)
+
+FEWEST_PATIENTS: Final = 8
+"""Patients below whom a mean gets no interval: resampling so few values misses the mean too often to be shown."""
+
+AGREEMENT_FIGURES: Final = (
+    *("index", "n", "bias", "low", "high", "sd", "undefined"),
+    *(f"{of}_interval_{side}" for of in ("bias", "low", "high") for side in ("low", "high")),
+    *("mae", "pairs", "missed", "not_in_reference"),
+)
+"""Columns of an agreement table."""
 
 _NAN: Final = float("nan")
 _CHUNK: Final = 2_000_000  # resampled values held at a time: 16 MB
@@ -39,7 +51,7 @@ class Summary:
     sd: float
     median: float
     low: float
-    """Bootstrap interval of the mean, 95 % unless asked otherwise."""
+    """Bootstrap interval of the mean, 95 % unless asked otherwise; nan for fewer than `FEWEST_PATIENTS`."""
     high: float
     undefined: int
     """Values that are nan."""
@@ -63,6 +75,7 @@ class BlandAltman:
     """Agreement of two measurements of the same thing: bias and 95 % limits, each with its 95 % interval."""
 
     n: int
+    """Patients with at least one pair."""
     bias: float
     low: float
     high: float
@@ -112,13 +125,15 @@ def bootstrap_interval(
     """Interval of the mean over patients, by drawing patients with replacement.
 
     Bias-corrected and accelerated (BCa; Efron 1987, doi 10.1080/01621459.1987.10478410), since Dice piles
-    up below 1. The same seed gives the same interval. (nan, nan) for fewer than two patients; patients who
-    all agree give their common value twice. nan values are left out.
+    up below 1, and read further out by as much as Student's t lies beyond the normal distribution, since
+    resampling few values spreads too little (Hesterberg 2015, doi 10.1080/00031305.2015.1089789, section 4.1.2).
+    The same seed gives the same interval. (nan, nan) for fewer than `FEWEST_PATIENTS`; patients who all
+    agree give their common value twice. nan values are left out.
     """
     if not 0 < level < 1:
         raise SettingsError(f"level {level}: a confidence level lies between 0 and 1; write 0.95")
     means = patient_means(values, patients)
-    if means.size < 2:
+    if means.size < FEWEST_PATIENTS:
         return _NAN, _NAN
     if np.ptp(means) == 0:
         return float(means[0]), float(means[0])
@@ -221,16 +236,17 @@ def holm(p_values: ArrayLike) -> Values:
     return out
 
 
-def bland_altman(a: ArrayLike, b: ArrayLike) -> BlandAltman:
-    """Agreement of `a` (predicted) with `b` (reference): mean of a - b, and bias ± 1.96 SD.
+def bland_altman(a: ArrayLike, b: ArrayLike, patients: Sequence[Hashable]) -> BlandAltman:
+    """Agreement of `a` (predicted) with `b` (reference) over patients: mean of a - b, and bias ± 1.96 SD.
 
-    The intervals are those of Bland & Altman 1999 (Stat Methods Med Res 8:135, section 2.1.1): the variance of
-    the bias is s²/n, that of a limit s² (1/n + 1.96²/(2 (n - 1))), with Student's t. Pairs with nan are left
-    out and counted; fewer than two pairs have no limits.
+    Pairs of one patient are averaged first, so the limits are those of a patient's mean difference. The intervals
+    are those of Bland & Altman 1999 (Stat Methods Med Res 8:135, section 2.1.1): the variance of the bias is s²/n,
+    that of a limit s² (1/n + 1.96²/(2 (n - 1))), with Student's t. Pairs with nan are left out and counted; fewer
+    than two patients have no limits.
     """
     difference = _differences(a, b)
-    found = difference[~np.isnan(difference)]
-    n, undefined = int(found.size), int(difference.size - found.size)
+    found = patient_means(difference, patients)
+    n, undefined = int(found.size), int(np.isnan(difference).sum())
     bias = float(found.mean()) if n else _NAN
     if n < 2:
         none = (_NAN, _NAN)
@@ -255,27 +271,32 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> BlandAltman:
 def agreement_table(pairs: pd.DataFrame) -> pd.DataFrame:
     """Bland–Altman of every index of an agreement table (`evaluation.write_agreement`), a row an index.
 
-    It has the columns `index`, `predicted` and `reference`. `mae` is the mean absolute difference.
+    It has the columns `index`, `subject`, `predicted` and `reference`; all pairs belong into it, those with nan too.
+    `n` counts patients, `pairs` the defined pairs, `missed` those without a prediction of what the reference
+    has, `not_in_reference` those of the reverse. `mae` is the mean over patients of the absolute difference.
     """
     lines = []
     for index, rows in pairs.groupby("index", sort=False):
         predicted, reference = (rows[c].to_numpy(np.float64) for c in ("predicted", "reference"))
-        found = bland_altman(predicted, reference)
-        absolute = np.abs(predicted - reference)
-        mae = float(np.nanmean(absolute)) if found.n else _NAN
+        patients = rows["subject"].tolist()
+        found = asdict(bland_altman(predicted, reference, patients))
+        intervals = {f"{of}_interval": found.pop(f"{of}_interval") for of in ("bias", "low", "high")}
         lines.append(
             {
                 "index": index,
-                "n": found.n,
-                "bias": found.bias,
-                "low": found.low,
-                "high": found.high,
-                "sd": found.sd,
-                "mae": mae,
-                "undefined": found.undefined,
+                **found,
+                **{
+                    f"{of}_{side}": ends[i]
+                    for of, ends in intervals.items()
+                    for i, side in enumerate(("low", "high"))
+                },
+                "mae": mean_sd(np.abs(predicted - reference), patients)[0],
+                "pairs": len(rows) - found["undefined"],
+                "missed": int((np.isnan(predicted) & ~np.isnan(reference)).sum()),
+                "not_in_reference": int((np.isnan(reference) & ~np.isnan(predicted)).sum()),
             }
         )
-    return pd.DataFrame(lines, columns=["index", "n", "bias", "low", "high", "sd", "mae", "undefined"])
+    return pd.DataFrame(lines, columns=AGREEMENT_FIGURES)
 
 
 def _resampled_means(means: Values, draws: int, rng: np.random.Generator) -> Values:
@@ -288,14 +309,15 @@ def _resampled_means(means: Values, draws: int, rng: np.random.Generator) -> Val
 
 
 def _bca_quantiles(means: Values, drawn: Values, level: float) -> Values:
-    """Where to read the drawn means (Efron & Tibshirani 1993, eq. 14.9 to 14.15)."""
+    """Where to read the drawn means (Efron & Tibshirani 1993, eq. 14.9 to 14.15), expanded for few patients."""
     below = (drawn < means.mean()).mean() + (drawn == means.mean()).mean() / 2
     edge = 0.5 / drawn.size
     bias = stats.norm.ppf(np.clip(below, edge, 1 - edge))
     influence = means - means.mean()  # of a mean: proportional to the jackknife's, and scale does not matter
     influence = influence / np.abs(influence).max()
     acceleration = (influence**3).sum() / (6 * (influence**2).sum() ** 1.5)
-    z = bias + stats.norm.ppf([(1 - level) / 2, (1 + level) / 2])
+    reach = math.sqrt(means.size / (means.size - 1)) * stats.t.ppf((1 + level) / 2, means.size - 1)
+    z = bias + np.array([-reach, reach])
     stretch = np.maximum(
         1 - acceleration * z, 1e-6
     )  # beyond its pole the correction means the outermost draw
