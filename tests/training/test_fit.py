@@ -294,6 +294,17 @@ def test_the_same_name_from_update_and_validate_is_refused(tmp_path: Path) -> No
         fit(Twice(run), rounds=1, steps_per_round=1)
 
 
+def test_a_process_that_lightning_numbers_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = quiet_run(tmp_path)
+    stage = Falling(run)
+    monkeypatch.setattr(Run, "rank", 1)  # as under a launcher that we do not know
+    with pytest.raises(RunError, match="is number 1 of 1 by --devices and --nodes, but number 0 of 1 by its"):
+        fit(stage, rounds=1, steps_per_round=1)
+    assert not stage.steps
+
+
 def test_no_rounds_and_unknown_choices_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="at least one round of one step, got 0 of 5"):
         fit(Falling(quiet_run(tmp_path)), rounds=0, steps_per_round=5)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from dataclasses import replace
@@ -9,12 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.fabric.plugins.environments import (
+    LightningEnvironment,
+    LSFEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from small_stages import COHORT
 
 import crossbeat
 from crossbeat.cohort import Cohort, Row, read_cohort, write_cohort
 from crossbeat.errors import RunError, SettingsError
 from crossbeat.training import Run, seed_torch
+from crossbeat.training.launcher import find_local_rank
 from crossbeat.training.run import peak_memory_mb
 
 SETTINGS = {"steps": 5, "optimizer": {"learning_rate": 1e-5, "betas": (0.9, 0.999)}, "folder": Path("a/b")}
@@ -206,25 +215,49 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "run").exists()
 
 
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none"}
+SRUN = {"SLURM_NTASKS": "6", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "1", "SLURM_JOB_NAME": "train"}
+JSRUN = {"LSB_JOBID": "7", "LSB_DJOB_RANKFILE": "hosts", "JSM_NAMESPACE_SIZE": "6"}
+
+
+@pytest.mark.filterwarnings("ignore:The `srun` command is available")
 @pytest.mark.parametrize(
     ("variables", "rank"),
     [
         ({}, 0),
         ({"LOCAL_RANK": "1"}, 1),
         ({"LOCAL_RANK": "1", "NODE_RANK": "2"}, 5),  # two devices on each of nodes 0 and 1 come before
-        ({"LOCAL_RANK": "0", "RANK": "4"}, 4),
-        ({"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, 3),
+        ({"LOCAL_RANK": "1", "GROUP_RANK": "1"}, 3),
+        (TORCHRUN | {"LOCAL_RANK": "0", "RANK": "4"}, 4),
+        (SRUN | {"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, 3),
+        (SRUN | TORCHRUN | {"SLURM_PROCID": "1", "RANK": "3", "LOCAL_RANK": "1"}, 3),
+        # `srun --pty bash`: Lightning starts the second process, which inherits SLURM_PROCID
+        (SRUN | {"SLURM_JOB_NAME": "bash", "SLURM_PROCID": "0", "NODE_RANK": "0", "LOCAL_RANK": "1"}, 1),
+        (SRUN | {"SLURM_JOB_NAME": "interactive", "SLURM_PROCID": "0"}, 0),
+        # left over in a shell, without the launcher they belong to
+        ({"RANK": "0", "SLURM_PROCID": "0", "LOCAL_RANK": "1"}, 1),
+        (JSRUN | {"JSM_NAMESPACE_RANK": "5", "JSM_NAMESPACE_LOCAL_RANK": "1"}, 5),
     ],
 )
-def test_a_process_knows_its_rank_from_its_launcher(
+def test_a_process_knows_its_rank_as_lightning_does(
     variables: dict[str, str], rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [n for n in os.environ if "RANK" in n or n.startswith(("SLURM_", "TORCHELASTIC_"))]:
+        monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert Run(Path("run"), device="cpu", devices=2, nodes=3).rank == rank
+    run = Run(Path("run"), device="cpu", devices=2, nodes=3)
+    assert run.rank == rank
     assert Run(Path("run"), device="cpu").rank == 0  # one process is the first, whoever launched it
+    environment = next(
+        kind for kind in (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, LightningEnvironment)
+        if kind.detect()
+    )  # fmt: skip
+    if environment is not LSFEnvironment:  # which reads a file of hosts when it is made
+        monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)  # which Lightning sets for the process
+        made = environment()
+        made.set_global_rank(made.node_rank() * 2 + made.local_rank())  # as DDPStrategy does
+        assert (made.global_rank(), made.local_rank()) == (rank, find_local_rank())
 
 
 def test_wishes_that_this_machine_cannot_honour_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

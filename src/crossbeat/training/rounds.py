@@ -34,6 +34,16 @@ class Rounds(Callback):
         self._logs: Logs | None = None
         self._bar: Bar | None = None
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Two processes that take themselves for the first would both write, and train on the same share."""
+        ours, theirs = (self.run.rank, self.run.world_size), (trainer.global_rank, trainer.world_size)
+        if ours != theirs:
+            raise RunError(
+                f"{self.run.folder}: this process is number {ours[0]} of {ours[1]} by --devices and --nodes, but "
+                f"number {theirs[0]} of {theirs[1]} by its launcher; ask for as many tasks as devices, or start "
+                "crossbeat without a launcher"
+            )
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stage = _stage(pl_module)
         if self.run.writes:

@@ -25,6 +25,7 @@ import yaml
 from crossbeat.cohort import COLUMNS, Cohort, Row, read_cohort, write_cohort
 from crossbeat.errors import RunError, SettingsError
 from crossbeat.training.distributed import wait
+from crossbeat.training.launcher import find_local_rank, find_rank
 from crossbeat.training.logs import Bar
 
 _LIBRARIES: Final = ("crossbeat", "torch", "lightning", "monai", "numpy", "scipy", "nibabel", "pydicom")
@@ -112,7 +113,7 @@ class Run:
         """The device of this process, where its slices and networks belong."""
         if self.accelerator == "cpu":
             return torch.device("cpu")
-        return torch.device("cuda", _number("LOCAL_RANK", "SLURM_LOCALID") if self.world_size > 1 else 0)
+        return torch.device("cuda", find_local_rank() if self.world_size > 1 else 0)
 
     @property
     def world_size(self) -> int:
@@ -124,9 +125,7 @@ class Run:
         """Number of this process among them, 0 to world_size - 1; known before they have found each other."""
         if self.world_size == 1:
             return 0
-        if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
-            return _number("RANK", "SLURM_PROCID")
-        return _number("NODE_RANK", "GROUP_RANK") * self.devices + _number("LOCAL_RANK")
+        return find_rank(self.devices)
 
     @property
     def writes(self) -> bool:
@@ -318,10 +317,6 @@ def _quick_bfloat16(accelerator: str) -> bool:
     if accelerator == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def _number(*variables: str) -> int:
-    return next((int(os.environ[name]) for name in variables if name in os.environ), 0)
 
 
 def _device_name(accelerator: str) -> str:
