@@ -80,8 +80,40 @@ def test_indices_are_compared_only_where_annotators_looked(cases: dict[str, Case
     found = {c.index: c for c in compare_indices(cohort, lambda row: whole) if c.scan == "p1-cine"}
     assert found["lv_edv_ml"].predicted == found["lv_edv_ml"].reference == pytest.approx(ED_ML * 3 / 4)
     assert found["lv_esv_ml"].predicted == found["lv_esv_ml"].reference == pytest.approx(ES_ML * 3 / 4)
-    assert np.isnan(found["rv_esv_ml"].reference)
-    assert found["rv_esv_ml"].predicted == pytest.approx(3 * 4 * 2 * VOXEL_ML)
+    assert found.keys() == {
+        *("lv_edv_ml", "lv_esv_ml", "lv_sv_ml", "lv_ef_percent", "lv_mass_g", "rv_edv_ml"),
+        *("wall_thickness_ed_mm", "wall_thickness_ed_max_mm"),
+    }, "no index of a structure that nobody drew in its frame"
+
+
+def test_a_right_ventricle_that_nobody_drew_does_not_turn_the_segments(
+    cases: dict[str, Case], cohort: Cohort
+) -> None:
+    """As in EMIDEC: the same wall in both masks has the same thickest segment."""
+    whole = cases["p1-cine"].labels
+    left = np.where(whole == RV, 0, whole).astype(np.uint8)
+    cases["p1-cine"] = with_labels(cases["p1-cine"], left, {LV, MYO}, {LV, MYO})
+    aside = np.zeros_like(whole)
+    aside[:, :, 16:18, 2:5] = RV  # below and to the left, where segments would begin
+    found = {
+        c.index: c
+        for c in compare_indices(cohort, lambda row: np.where(left > 0, left, aside))
+        if c.scan == "p1-cine"
+    }
+    thickest = found["wall_thickness_ed_max_mm"]
+    assert thickest.predicted == thickest.reference
+    assert not [index for index in found if index.startswith(("rv", "scar"))]
+
+
+def test_a_structure_that_was_drawn_nowhere_in_its_slices_stays_in_the_comparison(
+    cases: dict[str, Case], cohort: Cohort
+) -> None:
+    labels = np.where(cases["p1-cine"].labels == RV, 0, cases["p1-cine"].labels).astype(np.uint8)
+    whole = cases["p1-cine"].labels
+    cases["p1-cine"] = with_labels(cases["p1-cine"], labels)
+    found = {c.index: c for c in compare_indices(cohort, lambda row: whole) if c.scan == "p1-cine"}
+    assert np.isnan(found["rv_edv_ml"].reference)
+    assert found["rv_edv_ml"].predicted > 0
 
 
 def test_a_missed_ventricle_stays_in_the_comparison_as_nan(cohort: Cohort, perfect: ReadPrediction) -> None:

@@ -100,7 +100,7 @@ def test_a_missed_structure_scores_nothing_and_lies_a_diagonal_away(
     assert in_plane.value == pytest.approx(diagonal_mm(SHAPE[2:], SPACING[1:]))
 
 
-def test_a_structure_in_neither_mask_is_undefined_and_left_out_of_the_mean(
+def test_a_structure_in_neither_mask_is_undefined_and_so_is_the_mean_of_the_three(
     cases: dict[str, Case], cohort: Cohort
 ) -> None:
     labels = np.where(cases["p1-cine"].labels == RV, 0, cases["p1-cine"].labels).astype(np.uint8)
@@ -110,7 +110,8 @@ def test_a_structure_in_neither_mask_is_undefined_and_left_out_of_the_mean(
     assert {s.status for s in found} == {"undefined"}
     assert np.isnan([s.value for s in found]).all()
     mean = one(scores, frame=0, slice=None, structure=MEAN, metric="dice")
-    assert (mean.value, mean.status) == (1.0, "ok")
+    assert mean.status == "undefined"
+    assert np.isnan(mean.value), "a mean of LV and MYO is not one of LV, MYO and RV"
 
 
 def test_nothing_at_all_is_undefined_throughout(cases: dict[str, Case], cohort: Cohort) -> None:
@@ -123,7 +124,17 @@ def test_only_drawn_structures_are_scored(cases: dict[str, Case], cohort: Cohort
     case = with_labels(cases["p1-cine"], cases["p1-cine"].labels, {LV, MYO}, {LV})
     scores = score_case(cohort.rows[0], case, cases["p1-cine"].labels)
     drawn = {t: {s.structure for s in scores if s.frame == t and s.metric == "dice"} for t in (0, 1)}
-    assert drawn == {0: {"LV", "MYO", MEAN}, 1: {"LV", MEAN}}
+    assert drawn == {0: {"LV", "MYO", "mean LV MYO"}, 1: {"LV"}}
+
+
+def test_the_mean_of_two_structures_bears_their_names(cases: dict[str, Case], cohort: Cohort) -> None:
+    case = with_labels(cases["p1-cine"], cases["p1-cine"].labels, {LV, RV}, set(TRAINED))
+    scores = score_case(cohort.rows[0], case, np.where(case.labels == LV, 0, case.labels))
+    of_two = one(scores, frame=0, slice=None, structure="mean LV RV", metric="dice")
+    assert (of_two.value, of_two.status) == (0.5, "missed")
+    assert not find(scores, frame=0, structure=MEAN)
+    of_three = one(scores, frame=1, slice=None, structure=MEAN, metric="dice")
+    assert (of_three.value, of_three.status) == (pytest.approx(2 / 3), "missed")
 
 
 def test_what_nobody_looked_at_is_taken_out_of_both_masks_and_counted(

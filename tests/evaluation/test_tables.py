@@ -112,9 +112,13 @@ def test_volume_curves_stand_one_frame_a_line(
     cohort: Cohort, perfect: ReadPrediction, tmp_path: Path
 ) -> None:
     measured = measure_cohort(cohort, perfect)
-    write_volumes(measured, tmp_path / "volumes.csv")
+    write_volumes(measured, cohort, tmp_path / "volumes.csv")
     table = read_volumes(tmp_path / "volumes.csv")
-    assert list(table.columns) == ["scan", "frame", "time_ms", "lv_ml", "myo_ml", "rv_ml"]
+    assert list(table.columns) == [
+        *("scan", "frame", "time_ms", "lv_ml", "myo_ml", "rv_ml"),
+        *("sequence", "vendor", "centre", "group", "split", "spacing_source", "field_t"),
+    ]
+    assert set(table["spacing_source"]) == {"nominal"}
     of_first = table[table["scan"] == "p1-cine"]
     assert of_first["frame"].tolist() == [0, 1]
     assert of_first["time_ms"].tolist() == [0.0, 40.0]

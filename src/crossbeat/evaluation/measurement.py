@@ -14,7 +14,7 @@ from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CaseError, CohortError
 from crossbeat.evaluation.predictions import Progress, ReadPrediction, for_each_prediction
-from crossbeat.labels import CONVENTIONS, UNKNOWN, Structure
+from crossbeat.labels import CONVENTIONS, TRAINED, UNKNOWN, Structure, fold_drawn
 from crossbeat.metrics.clinical import Indices, find_ed_es, indices, volume_curve_ml
 
 FrameSource = Literal["given", "found", ""]
@@ -108,8 +108,9 @@ def compare_indices(
     """Indices from predicted and from reference masks of every labelled scan, index by index.
 
     Both are measured in the same frames (the row's, else those of the reference's volume curve) and on the
-    voxels that the annotators looked at, so that only the drawing differs. What neither mask has is left
-    out; what one of them lacks is nan there, and to be counted.
+    voxels that the annotators looked at, so that only the drawing differs. An index that takes a structure which
+    nobody drew in its frame has no reference and is left out, and so is what neither mask has; what one of
+    them lacks is nan there, and to be counted.
     """
     labelled = cohort.labelled()
     if not len(labelled):
@@ -126,12 +127,13 @@ def compare_case(row: Row, case: Case, predicted: NDArray[np.uint8]) -> list[Com
         raise CaseError(row.scan, "has no labels to compare the prediction with")
     curve = find_ed_es(volume_curve_ml(case.labels, case.spacing_mm, Structure.LV)) or (None, None)
     ed, es = (f if g is None else g for f, g in zip(curve, (row.ed_frame, row.es_frame), strict=True))
-    looked_at = np.where(case.labels == UNKNOWN, UNKNOWN, predicted)
-    ours, theirs = (_numbers(_indices(row, case, labels, ed, es)) for labels in (looked_at, case.labels))
+    ours, theirs = (
+        _numbers(_indices(row, case, labels, ed, es)) for labels in (_as_drawn(case, predicted), case.labels)
+    )
     return [
         Comparison(row.scan, row.subject, index, ours[index], theirs[index])
         for index in ours
-        if not (math.isnan(ours[index]) and math.isnan(theirs[index]))
+        if _was_drawn(index, case, ed, es) and not (math.isnan(ours[index]) and math.isnan(theirs[index]))
     ]
 
 
@@ -147,6 +149,35 @@ def _indices(
     found = indices(labels, case.spacing_mm, ed_frame, es_frame)
     unknown: dict[str, Any] = {} if _is_stack(case) else dict.fromkeys(_OF_VOLUMES, float("nan"))
     return replace(found, **unknown)
+
+
+def _as_drawn(case: Case, predicted: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The prediction where somebody looked, without the structures that nobody drew in a frame."""
+    assert case.labels is not None
+    found = np.where(case.labels == UNKNOWN, np.uint8(UNKNOWN), predicted)
+    for t, drawn in enumerate(case.drawn):
+        found[t][np.isin(found[t], sorted(set(TRAINED) - fold_drawn(drawn)))] = Structure.BACKGROUND
+    return found
+
+
+def _was_drawn(index: str, case: Case, ed: int | None, es: int | None) -> bool:
+    """Whether annotators drew all that an index measures, in its frames."""
+    if index == "scar_mass_g":
+        needed = {Structure.SCAR}
+    elif "wall" in index:
+        needed = {Structure.LV, Structure.MYO}
+    else:
+        needed = {
+            Structure.MYO if "mass" in index else Structure.RV if index.startswith("rv") else Structure.LV
+        }
+    still = 0 if case.frames == 1 else None
+    at_es = [es] if index in _AT_ES else [ed, es] if index in _AT_BOTH else []
+    frames = at_es or [still if ed is None else ed]
+    return all(t is not None and needed <= case.drawn[t] for t in frames)
+
+
+_AT_ES: Final = ("lv_esv_ml", "rv_esv_ml", "wall_thickness_es_mm", "wall_thickness_es_max_mm")
+_AT_BOTH: Final = ("lv_sv_ml", "lv_ef_percent", "rv_sv_ml", "rv_ef_percent")
 
 
 def _is_stack(case: Case) -> bool:

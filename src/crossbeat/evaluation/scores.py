@@ -32,7 +32,7 @@ from crossbeat.metrics.surface import (
 
 UNITS: Final = ("mm", "voxel")
 MEAN: Final = "mean"
-"""Structure name of the mean over the structures drawn."""
+"""Structure name of the mean over LV, MYO and RV. Where only two were drawn their mean is named `mean LV MYO`."""
 
 Distance = Callable[[SurfaceDistances], float]
 
@@ -113,11 +113,12 @@ def score_case(
     """All scores of one scan from its (t, z, y, x) label maps.
 
     For each labelled frame and each structure drawn in it Dice, Jaccard, HD, HD95, pooled HD95 and ASSD of
-    the volume, then their `mean` over the drawn LV, MYO and RV, and the number of slices and voxels that
+    the volume, then their mean over LV, MYO and RV, and the number of slices and voxels that
     were and were not looked at; with `per_slice` Dice and HD95 of every slice that was looked at. For the
     scan, the number of frames that nobody labelled and that therefore have no score.
 
-    A mean is over the structures that are defined (nan where none is), and `missed` where one of them was.
+    A mean names its structures: `mean` is of all three, `mean LV MYO` of a frame where only these were drawn, and
+    one alone has none. It is undefined where one of them is, and `missed` where one of them was.
     """
     skipped = case.frames - len(case.labelled_frames)
     scores = [
@@ -226,10 +227,14 @@ def _score_slice(frame: _Frame, structure: str, predicted: Mask, reference: Mask
 
 
 def _means(frame: _Frame, volumes: Sequence[Score]) -> Iterator[Score]:
-    trained = {s.name for s in TRAINED}
-    for metric, unit in dict.fromkeys((s.metric, s.unit) for s in volumes if s.structure in trained):
-        found = [s for s in volumes if (s.metric, s.unit) == (metric, unit) and s.structure in trained]
-        defined = [s.value for s in found if s.status != "undefined"]
-        value = float(np.mean(defined)) if defined else float("nan")
-        missed: Status = "missed" if any(s.status == "missed" for s in found) else "ok"
-        yield frame.score(MEAN, metric, value, unit, missed if defined else "undefined")
+    names = [s.name for s in TRAINED if s in frame.masks]
+    if len(names) < 2:
+        return
+    name = MEAN if len(names) == len(TRAINED) else " ".join([MEAN, *names])
+    for metric, unit in dict.fromkeys((s.metric, s.unit) for s in volumes if s.structure in names):
+        found = [s for s in volumes if (s.metric, s.unit) == (metric, unit) and s.structure in names]
+        status: Status = next((w for w in _WORST_FIRST if any(s.status == w for s in found)), "ok")
+        yield frame.score(name, metric, float(np.mean([s.value for s in found])), unit, status)
+
+
+_WORST_FIRST: Final[tuple[Status, ...]] = ("undefined", "missed")

@@ -66,14 +66,14 @@ def read_indices(path: Path) -> pd.DataFrame:
     return _read(path, needed, numbers=numbers, wholes=FRAMES, command="measure")
 
 
-def write_volumes(measurements: Sequence[Measurement], path: Path) -> None:
-    """Write volumes.csv, whole or not at all: a line a frame, the curves of LV, MYO and RV."""
+def write_volumes(measurements: Sequence[Measurement], cohort: Cohort, path: Path) -> None:
+    """Write volumes.csv, whole or not at all: a line a frame, the curves of LV, MYO and RV, the cohort's columns."""
     lines = (
         (m.scan, [m.scan, frame, *map(float, values)])
         for m in measurements
         for frame, values in enumerate(zip(m.time_ms, m.lv_ml, m.myo_ml, m.rv_ml, strict=True))
     )
-    _write(path, VOLUME_COLUMNS, lines)
+    _write(path, VOLUME_COLUMNS, lines, cohort)
 
 
 def read_volumes(path: Path) -> pd.DataFrame:
@@ -95,15 +95,14 @@ def _write(
     path: Path,
     columns: Sequence[str],
     lines: Iterable[tuple[str, Sequence[object]]],
-    cohort: Cohort | None = None,
+    cohort: Cohort,
 ) -> None:
     """Lines are (scan, values). A further column of the cohort that bears one of our names gets `cohort_` before it."""
-    further = dict.fromkeys(column for row in cohort or () for column in row.further)
-    taken = (*COHORT_COLUMNS, *further) if cohort else ()
+    further = dict.fromkeys(column for row in cohort for column in row.further)
+    taken = (*COHORT_COLUMNS, *further)
     names = [f"cohort_{c}" if c in columns else c for c in taken]
     of_scan = {
-        row.scan: [row.further.get(c, "") if c in further else row.value(c) for c in taken]
-        for row in cohort or ()
+        row.scan: [row.further.get(c, "") if c in further else row.value(c) for c in taken] for row in cohort
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
