@@ -28,6 +28,7 @@ from crossbeat.synthetic.chest import chest_tissue
 from crossbeat.synthetic.imaging import Image, Session, acquire, draw_lattice, draw_session, slice_fields
 from crossbeat.synthetic.sampling import Mixture, Slice, mix, mix_around, sax_affine
 from crossbeat.synthetic.scanners import SEQUENCES, find_scanner
+from crossbeat.synthetic.shape import RV_ABOVE_MM
 from crossbeat.synthetic.signal import PHANTOM_VERSION, bssfp_table
 
 
@@ -43,6 +44,8 @@ class Writer(Protocol):
 CINE_FRAMES: Final = 25
 _DIASTASIS: Final = 0.75
 """Phase at which T2 and LGE are taken: the heart rests between the E and the A wave."""
+
+_SPARE_MM: Final = 5.0  # ours: twice the spread of aim and breath-hold together
 
 _DRAWN: Final = {
     "bssfp": (Structure.LV, Structure.MYO, Structure.RV),
@@ -116,7 +119,7 @@ def scan_heart(
     lattice = draw_lattice(_stream(seed, subject, "texture"))
     rng = _stream(seed, subject, f"{sequence}-{vendor}")
     session = draw_session(rng, heart, scanner, sequence, lattice)
-    cuts, affine = _plan_stack(rng, session)
+    cuts, affine = plan_stack(rng, session)
     phases = np.arange(CINE_FRAMES) / CINE_FRAMES if cine else np.array([_phase(sequence)])
     slices = [scan_slice(rng, session, cut, phases) for cut in cuts]
     image = np.stack([s[0] for s in slices], axis=1)
@@ -201,7 +204,7 @@ def _mix_heart(heart: Heart, cut: Slice, window: tuple[slice, slice], phase: flo
     return mix(lambda x, y, z: heart.tissue_at(x, y, z, phase), cut, *window)
 
 
-def _plan_stack(rng: np.random.Generator, session: Session) -> tuple[list[Slice], Affine]:
+def plan_stack(rng: np.random.Generator, session: Session) -> tuple[list[Slice], Affine]:
     """SAX slices from apex to base as a technician plans them, and where breath-holds put them really.
 
     Planning is the same for all sequences of a subject but for a degree or two; then each slice is taken in
@@ -209,12 +212,12 @@ def _plan_stack(rng: np.random.Generator, session: Session) -> tuple[list[Slice]
     """
     protocol, heart = session.protocol, session.heart
     ny, nx = protocol.matrix
-    count, spacing = _coverage(rng, session)
+    count, spacing, middle_mm = _coverage(rng, session)
     axes = _plan_axes(rng, session)
     right, down, up = -axes[0] * protocol.pixel_mm, axes[1] * protocol.pixel_mm, -axes[2]
-    middle = heart.heart_to_mm(np.array([0, 0, 0.5 * heart.shape.length_mm]) + rng.normal(0, 2, 3))
+    middle = heart.heart_to_mm(np.array([0, 0, middle_mm]) + rng.normal(0, 2, 3))
     middle = middle - 0.10 * ny * down + 0.12 * nx * right
-    first = middle - right * (nx - 1) / 2 - down * (ny - 1) / 2 - up * spacing * ((count - 1) / 2 - 0.25)
+    first = middle - right * (nx - 1) / 2 - down * (ny - 1) / 2 - up * spacing * (count - 1) / 2
     planned = [
         Slice(first + up * spacing * k, right, down, up, (ny, nx), protocol.thickness_mm)
         for k in range(count)
@@ -224,14 +227,20 @@ def _plan_stack(rng: np.random.Generator, session: Session) -> tuple[list[Slice]
     return [cut.moved(scan_shift + _breath(rng)) for cut in planned], affine
 
 
-def _coverage(rng: np.random.Generator, session: Session) -> tuple[int, float]:
-    """Number of slices and their distance: enough for the ventricles, within the protocol's ranges."""
-    protocol = session.protocol
+def _coverage(rng: np.random.Generator, session: Session) -> tuple[int, float, float]:
+    """Number of slices, their distance and the height z of their middle, within the protocol's ranges.
+
+    As SCMR asks (Kramer 2020, doi 10.1186/s12968-020-00607-1), cine and LGE hold both ventricles of end diastole
+    from base to apex, with `_SPARE_MM` for aim and breath; T2 holds the middle of the left ventricle.
+    """
+    protocol, length = session.protocol, session.heart.shape.length_mm
+    top, end = (
+        (-4.0, length - 4.0) if session.sequence == "t2" else (-RV_ABOVE_MM - _SPARE_MM, length + _SPARE_MM)
+    )
     spacing = rng.uniform(*protocol.spacing_mm)
-    wanted = session.heart.shape.length_mm + (0.0 if session.sequence == "t2" else 14.0)
     low, high = protocol.slices
-    count = int(np.clip(np.ceil(wanted / spacing), low, high))
-    return count, max(spacing, min(wanted / count, protocol.spacing_mm[1] + 2.0))
+    count = int(np.clip(np.ceil((end - top) / spacing), low, high))
+    return count, max(spacing, min((end - top) / count, protocol.spacing_mm[1] + 2.0)), (top + end) / 2
 
 
 def _plan_axes(rng: np.random.Generator, session: Session) -> NDArray[np.float64]:

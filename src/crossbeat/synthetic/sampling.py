@@ -19,7 +19,7 @@ from crossbeat.geometry import Affine
 from crossbeat.synthetic.tissue import Tissue
 
 IN_PLANE: Final = 4
-"""Samples along each side of a voxel; with 4 the shares of tissue are within 0.04 (RMS) of 8 in each direction."""
+"""Samples along each side of a voxel; with 4 the shares of tissue are within 0.06 (RMS) of 8 in each direction."""
 THROUGH_PLANE_MM: Final = 2.0
 _CHUNK: Final = 1 << 15
 

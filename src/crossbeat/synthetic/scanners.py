@@ -32,7 +32,11 @@ class Protocol:
     resolved: tuple[float, float]
     """Share of k-space that is acquired along y (phase) and x (readout); the rest is filled with zeros."""
     snr: float
-    """Of blood in bSSFP and T2, of scar in LGE, where the coils see as much as on average."""
+    """Signal over standard deviation in the picture, filtered as it is, where the coils see as much as on average.
+
+    Of blood in bSSFP, of healthy myocardium in T2, of scar in LGE. Ours, looked at beside ACDC and MyoPS; a scan
+    has 0.8 to 1.25 times as much.
+    """
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,13 @@ SCANNERS: Final[Mapping[str, Scanner]] = MappingProxyType(
         s.name: s
         for s in (
             Scanner("a", 1.5, 3.0, 55, 22, 0.35, 0.40, 1500, False, 50, True,
-                    _protocols((1.25, 256, 256, 8.0), (1.35, 256, 10.0), (0.75, 480, 5.0), 0.80, (70, 45, 30))),
+                    _protocols((1.25, 256, 256, 8.0), (1.35, 256, 10.0), (0.75, 480, 5.0), 0.80, (107, 34, 62))),
             Scanner("b", 1.5, 3.4, 60, 30, 0.20, 0.55, 520, True, 75, False,
-                    _protocols((1.40, 240, 240, 8.0), (1.35, 256, 12.0), (0.80, 432, 5.0), 0.90, (85, 50, 34))),
+                    _protocols((1.40, 240, 240, 8.0), (1.35, 256, 12.0), (0.80, 432, 5.0), 0.90, (140, 41, 76))),
             Scanner("c", 3.0, 3.1, 42, 45, 0.55, 0.30, 900, False, 45, True,
-                    _protocols((1.20, 272, 272, 8.0), (1.30, 264, 10.0), (0.75, 480, 5.0), 0.75, (95, 60, 40))),
+                    _protocols((1.20, 272, 272, 8.0), (1.30, 264, 10.0), (0.75, 480, 5.0), 0.75, (138, 43, 79))),
             Scanner("d", 1.5, 3.8, 48, 20, 0.75, 0.15, 220, True, 65, False,
-                    _protocols((1.56, 224, 224, 8.0), (1.45, 240, 12.0), (0.90, 400, 5.0), 0.62, (45, 34, 22))),
+                    _protocols((1.56, 224, 224, 8.0), (1.45, 240, 12.0), (0.90, 400, 5.0), 0.62, (65, 24, 43))),
         )
     }
 )  # fmt: skip

@@ -133,6 +133,11 @@ class Shape:
         along = c * float(np.cos(self.bump_rad)) + s * float(np.sin(self.bump_rad))
         return self.wall_mm * (1 + self.bump * np.exp(2.0 * (along - 1)))
 
+    def thickest_wall_mm(self) -> float:
+        """Largest thickness of the LV wall at its widest level."""
+        angle = 2 * np.pi * np.arange(_ANGLES) / _ANGLES
+        return float(self.wall_thickness(np.cos(angle), np.sin(angle)).max())
+
     def surfaces(self, z: Floats, c: Floats, s: Floats) -> Surfaces:
         """All surfaces on the rays at height z in the direction (cosine c, sine s)."""
         radius = self.cavity_radius(c, s)
