@@ -305,6 +305,26 @@ def test_a_process_that_lightning_numbers_otherwise_is_refused(
     assert not stage.steps
 
 
+def test_two_stages_of_one_name_are_refused_and_a_resumed_one_is_not(tmp_path: Path) -> None:
+    run = quiet_run(tmp_path)
+    run.open({}, COHORT, "toy")
+    fit(Falling(run, name="pretraining"), rounds=1, steps_per_round=1)
+    again = Falling(run, name="pretraining")
+    with pytest.raises(RunError, match=r"two stages of this run are named 'pretraining'.*a name of its own"):
+        fit(again, rounds=2, steps_per_round=1)
+    assert not again.steps
+    resumed = replace(run, resume=True)
+    resumed.open({}, COHORT, "toy")
+    fit(Falling(resumed, name="pretraining"), rounds=1, steps_per_round=1)
+    with pytest.raises(RunError, match="two stages of this run"):  # it would be read as finished
+        fit(Falling(resumed, name="pretraining"), rounds=1, steps_per_round=1)
+    fit(Falling(resumed, name="training"), rounds=1, steps_per_round=1)
+    planned = quiet_run(tmp_path / "plan", estimates={})
+    fit(Falling(planned), rounds=1, steps_per_round=1)
+    with pytest.raises(RunError, match="two stages of this run"):
+        fit(Falling(planned), rounds=1, steps_per_round=1)
+
+
 def test_no_rounds_and_unknown_choices_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="at least one round of one step, got 0 of 5"):
         fit(Falling(quiet_run(tmp_path)), rounds=0, steps_per_round=5)
@@ -415,3 +435,13 @@ def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tmp_path: Path
     one, two = (torch.load(tmp_path / f / "rank0.pt", weights_only=True) for f in ("one", "run"))
     for name, tensor in one["two"].items():
         torch.testing.assert_close(two["two"][name], tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_say_once_that_batch_norm_sees_half(tmp_path: Path) -> None:
+    outcome = start_script(tmp_path / "two", 2, "kill", -1)  # the stage with BatchNorm, to its end
+    assert outcome.returncode == 0, outcome.stderr
+    note = "stage adversarial: BatchNorm sees 1/2 of each batch: results differ from one device"
+    assert outcome.stderr.count(note) == 1
+    told = [e["text"] for e in logged(quiet_run(tmp_path / "two")) if e["event"] == "note"]
+    assert told == [note]

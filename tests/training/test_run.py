@@ -206,6 +206,19 @@ def test_a_resume_elsewhere_is_written_beside_the_first_start(
     assert resumed["time"] >= begun["started"]
 
 
+def test_a_note_is_said_once_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path, device="cpu")
+    run.open({}, COHORT, "c")
+    for text in ("mind this", "mind this", "and that"):
+        run.note(text)
+    assert capsys.readouterr().err == "note: mind this\nnote: and that\n"
+    events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [e["text"] for e in events if e["event"] == "note"] == ["mind this", "and that"]
+    replace(run, folder=tmp_path / "plan", estimates={}).note("mind this")
+    assert capsys.readouterr().err == ""
+    assert not (tmp_path / "plan").exists()
+
+
 def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     second = Run(tmp_path / "run", device="cpu", devices=2)

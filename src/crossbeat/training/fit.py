@@ -49,10 +49,11 @@ def fit(stage: Stage, *, rounds: int, steps_per_round: int, select: Select = "la
     the run's device and torch is seeded, so that what follows is the same whether the stage was resumed or not.
 
     SIGTERM and Ctrl-C end the process after the step at hand, with exit code 143 and 130; the round at hand is
-    lost. In a dry run (`Run.estimates`) nothing is trained. Raises `RunError` where the loss is not finite, or
-    no round had a number to choose by.
+    lost. In a dry run (`Run.estimates`) nothing is trained. Raises `RunError` where the loss is not finite,
+    no round had a number to choose by, or an earlier stage of the run has the same name.
     """
     _check(stage, rounds, steps_per_round, select)
+    stage.run.claim_stage(stage.name)
     if stage.run.estimates is not None:
         stage.run.estimates[stage.name] = dry_run(stage, rounds=rounds, steps_per_round=steps_per_round)
         return Chosen("last", 0, None)
@@ -121,6 +122,10 @@ def _train(stage: Stage, watcher: Rounds, last: Path) -> None:
         for network in stage.networks():
             network.compile()
     run.record("stage resumed" if done else "stage started", stage=stage.name, rounds_done=done)
+    if run.world_size > 1 and stage.has_batch_norm():
+        run.note(
+            f"stage {stage.name}: BatchNorm sees 1/{run.world_size} of each batch: results differ from one device"
+        )
     stopping = Stopping(run)
     with _quiet(), _global_settings(), stopping.as_exit():
         trainer = _trainer(run, watcher.rounds, [watcher, stopping])

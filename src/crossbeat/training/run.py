@@ -63,6 +63,8 @@ class _Clock:
 
     began: float = field(default_factory=time.monotonic)
     before_seconds: float = 0.0
+    stages: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,25 @@ class Run:
         """Folder of a stage: checkpoints, metrics.csv, tensorboard."""
         return self.folder / "stages" / name
 
+    def claim_stage(self, name: str) -> None:
+        """Take a stage's folder; `RunError` where an earlier stage of this run has it.
+
+        A stage that is resumed is found by its name: of two with one name the second would be read as finished.
+        """
+        if name in self._clock.stages:
+            raise RunError(
+                f"{self.stage_folder(name)}: two stages of this run are named {name!r}, and would share their "
+                "checkpoints; give each a name of its own"
+            )
+        self._clock.stages.add(name)
+
+    def note(self, text: str) -> None:
+        """Say once in a run what its reader must know: on stderr, and in log.jsonl. Not in a dry run."""
+        if self.writes and self.estimates is None and text not in self._clock.told:
+            self._clock.told.add(text)
+            self.record("note", text=text)
+            print(f"note: {text}", file=sys.stderr, flush=True)
+
     def wait(self) -> None:
         """Return when every process has come here: call it before reading what the first one wrote."""
         wait()
@@ -189,6 +210,8 @@ class Run:
         so that networks made now begin with weights that depend on the seed alone.
         """
         self._clock.began = time.monotonic()
+        self._clock.stages.clear()
+        self._clock.told.clear()
         if self.writes:
             plain = json.loads(json.dumps(dict(settings), default=str))
             if self._in_use():
