@@ -143,3 +143,17 @@ def test_networks_in_a_list_are_found_one_by_one(tmp_path: Path) -> None:
     stage = Falling(quiet_run(tmp_path))
     stage.pair = nn.ModuleList([nn.Linear(1, 2), nn.Linear(2, 1)])
     assert [type(n).__name__ for n in stage.networks()] == ["Linear"] * 3
+
+
+def test_only_batch_norm_that_looks_at_the_batch_counts(tmp_path: Path) -> None:
+    stage = Falling(quiet_run(tmp_path))
+    assert not stage.has_batch_norm()
+    stage.instance, stage.group = nn.InstanceNorm2d(4), nn.GroupNorm(2, 4)
+    stage.shared = nn.SyncBatchNorm(4)
+    assert not stage.has_batch_norm()
+    stage.network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ModuleList([nn.BatchNorm2d(4)]))
+    assert stage.has_batch_norm()
+    stage.network.eval()  # frozen: running means, the same on every device
+    assert not stage.has_batch_norm()
+    stage.network[1][0] = nn.BatchNorm2d(4, track_running_stats=False).eval()
+    assert stage.has_batch_norm()

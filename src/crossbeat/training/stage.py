@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -27,6 +28,9 @@ class Stage(pl.LightningModule):
     Everything it must remember between steps is a tensor: parameters, optimizer state, or
     `register_buffer` (a replay buffer); what is only read (slices, a frozen VGG) is better kept out of the
     checkpoints, in a tuple or a non-persistent buffer.
+
+    With N devices each sees 1/N of the batch, and gradients are means: as on one device to rounding, except that
+    BatchNorm normalises by its own share only. Such a stage differs from one device, and `fit` says so.
     """
 
     def __init__(
@@ -79,6 +83,15 @@ class Stage(pl.LightningModule):
                 yield from child.values()
             else:
                 yield child
+
+    def has_batch_norm(self) -> bool:
+        """Whether a network normalises by the batch it is given: one in training mode, or without running means."""
+        return any(
+            isinstance(m, _BatchNorm)
+            and not isinstance(m, nn.SyncBatchNorm)
+            and (m.training or not m.track_running_stats)
+            for m in self.modules()
+        )
 
     def share(self, global_indices: Tensor) -> Tensor:
         """This rank's part of the global batch: its first dimension cut into as many equal runs as ranks.
