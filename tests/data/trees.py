@@ -179,7 +179,17 @@ def dicom(root: Path) -> None:
             only=[z],
             number=z,
             seed=90,
+            change=of_patient("Q", "1.2.4"),
         )
+
+
+def of_patient(patient: str, study: str) -> Callable[[Dataset, int, int], None]:
+    """A change of `cine` that gives the images to another patient and study."""
+
+    def change(dataset: Dataset, z: int, t: int) -> None:
+        dataset.PatientID, dataset.StudyInstanceUID = patient, study
+
+    return change
 
 
 LAYOUTS: dict[str, Callable[[Path], None]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ from crossbeat.data.series import SeriesHeader, looks_like_localiser, looks_long
 
 _LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ENHANCED_MR: Final = "1.2.840.10008.5.1.4.1.1.4.1"  # SOP class, DICOM PS3.4 B.5
+_DIRECTORY: Final = "1.2.840.10008.1.3.10"  # DICOMDIR: a table of contents, DICOM PS3.10 8.6
 _DICOM_NAMES: Final = (".dcm", ".dicom", ".ima")
 _SAME_DIRECTION: Final = 1e-3  # largest difference of direction cosines within a stack
 _SAME_PLACE_MM: Final = 0.05  # two images nearer than this along the normal are one slice
@@ -90,7 +92,6 @@ class _Plane:
 @dataclass
 class _Series:
     header: SeriesHeader
-    study: str
     planes: list[_Plane] = field(default_factory=list)
     problem: str = ""
 
@@ -102,12 +103,13 @@ class _CannotStackError(Exception):
 def read_folder(folder: Path) -> tuple[list[Stack], list[Refusal]]:
     """All stacks in a folder, its sub-folders included, and a refusal for every series that is none.
 
-    Files that neither are DICOM nor have its name are passed over. A folder without any DICOM gives two empty lists.
+    Slices of one study that lie in several sub-folders come together. A DICOMDIR, and files that
+    neither are DICOM nor have its name, are passed over. A folder without any DICOM gives two empty lists.
     """
     with pydicom.config.disable_value_validation():
         series, refused = _collect(folder)
         stacks = []
-        for group in _merge_single_slices(series):
+        for group in _merge_single_slices(series, folder):
             try:
                 stacks.append(_stack(group))
             except _CannotStackError as problem:
@@ -116,21 +118,22 @@ def read_folder(folder: Path) -> tuple[list[Stack], list[Refusal]]:
 
 
 def _collect(folder: Path) -> tuple[list[_Series], list[Refusal]]:
-    found: dict[str, _Series] = {}
+    found: dict[tuple[str, str, str], _Series] = {}
     unreadable = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         try:
             dataset = pydicom.dcmread(path, stop_before_pixels=True)
-            uid = str(dataset.get("SeriesInstanceUID", "")) or f"{path.parent}"
-            if uid not in found:
-                found[uid] = _Series(_header(dataset, path), str(dataset.get("StudyInstanceUID", "")))
+            if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY:
+                continue
+            header = _header(dataset, path)
+            key = header.patient, header.study, str(dataset.get("SeriesInstanceUID", "") or path.parent)
+            one = found.setdefault(key, _Series(header))
         except (InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError):
             if path.suffix.lower() in _DICOM_NAMES:
                 unreadable.append(
                     Refusal(path.parent, path.name, "is no readable DICOM file; export it again")
                 )
             continue
-        one = found[uid]
         try:
             one.planes += _planes(dataset, path)
         except _CannotStackError as problem:
@@ -153,6 +156,7 @@ def _header(dataset: pydicom.Dataset, path: Path) -> SeriesHeader:
         vendor=vendor_of(str(dataset.get("Manufacturer", "") or "")),
         variant=str(dataset.get("SequenceVariant", "") or "").upper(),
         patient=str(dataset.get("PatientID", "") or ""),
+        study=str(dataset.get("StudyInstanceUID", "") or ""),
     )
 
 
@@ -250,7 +254,7 @@ def _orientations(planes: Iterable[_Plane]) -> int:
     return len({tuple(np.round(p.normal, 1) + 0.0) for p in planes})
 
 
-def _merge_single_slices(series: Sequence[_Series]) -> list[list[_Series]]:
+def _merge_single_slices(series: Sequence[_Series], root: Path) -> list[list[_Series]]:
     """Groups of series that make one stack: parallel series of one slice each, or a series by itself."""
     alone, parts = [], defaultdict(list)
     for one in series:
@@ -258,14 +262,35 @@ def _merge_single_slices(series: Sequence[_Series]) -> list[list[_Series]]:
         if len(_positions(one.planes)) > 1:
             alone.append([one])
             continue
-        key = (one.study, one.header.patient, first.size, tuple(np.round(first.spacing, 4)))
+        key = (one.header.study, one.header.patient, first.size, tuple(np.round(first.spacing, 4)))
         family = (
             *key,
             _family(one.header),
             tuple(np.round(np.concatenate([first.row, first.column]), 2) + 0.0),
         )
         parts[family].append(one)
-    return alone + list(parts.values())
+    return alone + [group for family in parts.values() for group in _across_folders(family, root)]
+
+
+def _across_folders(family: Sequence[_Series], root: Path) -> list[list[_Series]]:
+    """Slices of one family as one stack, whatever folders of `root` they lie in, where that is safe.
+
+    It is not where no study says that the folders are of one patient, nor where two folders each hold a
+    stack, over the same places.
+    """
+    by_folder: dict[str, list[_Series]] = defaultdict(list)
+    for one in family:
+        by_folder[top_folder(one.planes[0].path, root)].append(one)
+    reaches = [_positions(p for s in group for p in s.planes) for group in by_folder.values()]
+    reaches = sorted(places for places in reaches if len(places) > 1)
+    overlap = any(after[0] <= before[-1] + _SAME_PLACE_MM for before, after in pairwise(reaches))
+    return list(by_folder.values()) if overlap or not family[0].header.study else [list(family)]
+
+
+def top_folder(path: Path, root: Path) -> str:
+    """Name of the folder directly in `root` under which a file lies, '' for one in `root` itself."""
+    parts = path.relative_to(root).parts
+    return parts[0] if len(parts) > 1 else ""
 
 
 def _family(header: SeriesHeader) -> str:

@@ -46,6 +46,8 @@ class SeriesHeader:
     variant: str
     """SequenceVariant, such as SS (steady state)."""
     patient: str
+    """PatientID and StudyInstanceUID tell whose images belong together; neither is ever written."""
+    study: str
 
     @property
     def name(self) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from crossbeat.cohort import Row
-from crossbeat.data.dicom import Stack, frame_interval_ms, guess_sequence, read_folder
+from crossbeat.data.dicom import Stack, frame_interval_ms, guess_sequence, read_folder, top_folder
 from crossbeat.data.listing import Layout, Listing, place
 from crossbeat.data.nifti import write_volume
+from crossbeat.data.series import SeriesHeader
 from crossbeat.errors import FileError
 
 
@@ -24,19 +25,17 @@ class _Found:
 def index_dicom(root: Path, folder: Path, sequence: str = "") -> Listing:
     """One row a short-axis stack, written to `nifti/` in `folder`; every other series is a remark.
 
-    A subject is a folder directly in `root`, or `root` itself where the images lie there; names in the
-    headers are never copied. Without a `sequence` it is guessed from the header's words.
+    `root` is one patient's folder or holds several. A subject is what the headers call one study, and within a
+    folder one patient; it gets the name of its folder in `root`, or of `root` where several make it up. Names
+    in the headers are never copied. Without a `sequence` it is guessed from the header's words.
     """
     if not root.is_dir():
         raise FileError(root, "there is no such folder")
-    parts = sorted(p for p in root.iterdir() if p.is_dir())
-    loose = any(p.is_file() for p in root.iterdir())
-    found, remarks = [], []
-    for part in [root] if loose or not parts else parts:
-        stacks, refused = read_folder(part)
-        remarks += [str(r) for r in refused]
-        subjects = _subjects(part.name, stacks)
-        found += [_Found(s, k, sequence or guess_sequence(k)) for s, k in zip(subjects, stacks, strict=True)]
+    stacks, refused = read_folder(root)
+    subjects, joined = _subjects(root, stacks)
+    remarks = [*map(str, refused), *joined]
+    found = [_Found(s, k, sequence or guess_sequence(k)) for s, k in zip(subjects, stacks, strict=True)]
+    found.sort(key=lambda one: one.subject)
     if not found:
         reasons = "; ".join(remarks[:3]) or "no DICOM file is there"
         raise FileError(root, f"holds no short-axis stack: {reasons}")
@@ -68,21 +67,64 @@ def write_stack(stack: Stack, path: Path, subject: str, sequence: str, folder: P
     )
 
 
-def _subjects(name: str, stacks: list[Stack]) -> list[str]:
-    """The folder's name; numbered by patient where images of several patients lie in it."""
-    patients = sorted({s.header.patient for s in stacks})
-    if len(patients) < 2:
-        return [name] * len(stacks)
-    return [f"{name}_{patients.index(s.header.patient) + 1}" for s in stacks]
+def _subjects(root: Path, stacks: list[Stack]) -> tuple[list[str], list[str]]:
+    """The subject of each stack, and a remark for each subject whose stacks lie in several folders."""
+    tops = [{top_folder(path, root) for path in stack.files.ravel().tolist()} for stack in stacks]
+    groups = _same_subject([_keys(s.header, t) for s, t in zip(stacks, tops, strict=True)])
+    groups.sort(key=lambda group: (stacks[group[0]].header.patient, stacks[group[0]].header.study))
+    folders = [sorted({top for i in group for top in tops[i]} - {""}) for group in groups]
+    bases = []
+    for group, names in zip(groups, folders, strict=True):
+        whole = len(groups) == 1 and (len(names) > 1 or any("" in tops[i] for i in group))
+        bases.append(root.name if whole or not names else names[0])
+    subjects, remarks = [""] * len(stacks), []
+    for group, names, subject in zip(groups, folders, _numbered(bases), strict=True):
+        for i in group:
+            subjects[i] = subject
+        if any(tops[i] != tops[group[0]] for i in group):
+            remarks.append(
+                f"{subject}: its study lies in the folders {', '.join(names)}, taken for one subject"
+            )
+    return subjects, remarks
+
+
+def _keys(header: SeriesHeader, tops: set[str]) -> set[tuple[str, ...]]:
+    """What makes stacks those of one subject, as soon as they share one of these.
+
+    The same study; the same patient within one folder. In `root` itself images without a PatientID are told
+    apart by their study.
+    """
+    keys: set[tuple[str, ...]] = {
+        ("folder", top, header.patient) for top in tops if top or header.patient or not header.study
+    }
+    return keys | ({("study", header.patient, header.study)} if header.study else set())
+
+
+def _same_subject(keys: list[set[tuple[str, ...]]]) -> list[list[int]]:
+    """Indices of those that share a key, directly or by way of others."""
+    groups: list[tuple[set[tuple[str, ...]], list[int]]] = []
+    for i, own in enumerate(keys):
+        touching = [group for group in groups if group[0] & own]
+        groups = [group for group in groups if not group[0] & own]
+        members = sorted([i, *(j for group in touching for j in group[1])])
+        groups.append((own.union(*(group[0] for group in touching)), members))
+    return [members for _, members in groups]
 
 
 def _scan_names(found: list[_Found]) -> list[str]:
     """subject_sequence, numbered where a subject has several of one sequence."""
-    bases = [f"{f.subject}_{f.sequence}" for f in found]
+    return _numbered([f"{f.subject}_{f.sequence}" for f in found])
+
+
+def _numbered(bases: list[str]) -> list[str]:
+    """Names with a number behind those that occur more than once, such that none is there twice."""
     total, seen, names = Counter(bases), Counter[str](), []
     for base in bases:
-        seen[base] += 1
-        names.append(f"{base}_{seen[base]}" if total[base] > 1 else base)
+        name = base
+        while total[base] > 1 and (name == base or name in total):
+            seen[base] += 1
+            name = f"{base}_{seen[base]}"
+        names.append(name)
     return names
 
 

@@ -1,0 +1,117 @@
+"""Trees of DICOM: whose images belong together, whatever folders they lie in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import trees
+from pydicom.dataset import FileDataset, FileMetaDataset
+
+from crossbeat.data.predictions import open_input
+from crossbeat.data.studies import index_dicom
+from crossbeat.errors import FileError
+
+
+def slices(folder: Path, patient: str, study: str, seed: int = 0) -> None:
+    """A cine of three slices, each a series in a folder of its own."""
+    for z in range(3):
+        trees.cine(
+            folder / f"s{z}",
+            description=f"cine SA {z}",
+            only=[z],
+            uid=f"1.7.{seed}.{z}",
+            seed=seed,
+            change=trees.of_patient(patient, study),
+        )
+
+
+def scans(root: Path, folder: Path) -> list[tuple[str, str]]:
+    return [(row.subject, row.scan) for row in index_dicom(root, folder).rows]
+
+
+def test_slices_in_folders_of_their_own_make_one_stack_from_the_patient_and_from_above(
+    tmp_path: Path,
+) -> None:
+    for n, name in enumerate(("anna", "bert")):
+        slices(tmp_path / "all" / name, name.upper(), f"1.2.{n}", seed=n)
+    above, _ = open_input(tmp_path / "all", tmp_path / "out_all", "")
+    assert [(row.subject, row.scan) for row in above] == [("anna", "anna_bssfp"), ("bert", "bert_bssfp")]
+    alone, notes = open_input(tmp_path / "all" / "bert", tmp_path / "out_bert", "")
+    assert [(row.subject, row.scan) for row in alone] == [("bert", "bert_bssfp")]
+    assert notes == ()
+    case = alone.read(alone.rows[0])
+    assert case.image.shape[:2] == (4, 3)
+    np.testing.assert_array_equal(case.image, above.read(above.rows[1]).image)
+
+
+def test_cine_and_lge_folders_of_a_patient_are_one_subject_from_either_side(tmp_path: Path) -> None:
+    for n, name in enumerate(("anna", "bert")):
+        of = trees.of_patient(name.upper(), f"1.2.{n}")
+        trees.cine(tmp_path / name / "cine", uid=f"1.{n}.1", seed=n, change=of)
+        trees.cine(
+            tmp_path / name / "lge", uid=f"1.{n}.2", frames=1, description="LGE", seed=9 + n, change=of
+        )
+    anna = [("anna", "anna_bssfp"), ("anna", "anna_lge")]
+    listing = index_dicom(tmp_path / "anna", tmp_path / "out")
+    assert [(row.subject, row.scan) for row in listing.rows] == anna
+    assert listing.remarks == ("anna: its study lies in the folders cine, lge, taken for one subject",)
+    assert scans(tmp_path, tmp_path.parent / "b")[:2] == anna
+    assert [subject for subject, _ in scans(tmp_path, tmp_path.parent / "b")] == [
+        *("anna", "anna", "bert", "bert")
+    ]
+
+
+def test_a_dicomdir_and_stray_files_in_the_root_change_nothing(tmp_path: Path) -> None:
+    for name, patient, study in (("p1", "SAME", "1.2.1"), ("p2", "SAME", "1.2.2")):
+        slices(tmp_path / "in" / name, patient, study)
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = pydicom.uid.MediaStorageDirectoryStorage
+    meta.MediaStorageSOPInstanceUID = "1.9"
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    contents = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    contents.FileSetID = "EXPORT"
+    contents.save_as(tmp_path / "in" / "DICOMDIR", enforce_file_format=True)
+    (tmp_path / "in" / "readme.txt").write_text("viewer")
+    listing = index_dicom(tmp_path / "in", tmp_path / "out")
+    assert [row.subject for row in listing.rows] == ["p1", "p2"]
+    assert listing.remarks == ()
+
+
+def test_loose_images_are_told_apart_by_patient_or_else_by_study(tmp_path: Path) -> None:
+    for n, (patient, study) in enumerate((("", "1.1"), ("", "1.2"), ("X", "1.3"), ("X", "1.4"))):
+        name = f"{n}_{{:04d}}.dcm"
+        trees.cine(
+            tmp_path / "in", uid=f"1.7.{n}", name=name, seed=n, change=trees.of_patient(patient, study)
+        )
+    assert [subject for subject, _ in scans(tmp_path / "in", tmp_path / "out")] == [
+        *("in_1", "in_2", "in_3", "in_3")
+    ]
+
+
+def test_slices_of_several_patients_never_mix_where_the_headers_were_blanked(tmp_path: Path) -> None:
+    for n, name in enumerate(("p1", "p2")):
+        slices(tmp_path / "in" / name, "", "", seed=n)
+    listing = index_dicom(tmp_path / "in", tmp_path / "out")
+    assert [(row.subject, row.scan) for row in listing.rows] == [("p1", "p1_bssfp"), ("p2", "p2_bssfp")]
+    with pytest.raises(FileError, match=r"holds no short-axis stack: .* a single slice"):
+        index_dicom(tmp_path / "in" / "p1", tmp_path / "out")
+
+
+def test_two_whole_stacks_of_one_study_over_the_same_places_stay_two(tmp_path: Path) -> None:
+    slices(tmp_path / "in" / "rest", "P", "1.2", seed=1)
+    for z in range(3):
+        of = trees.of_patient("P", "1.2")
+        folder = tmp_path / "in" / "again" / f"{z}"
+        trees.cine(folder, description=f"cine SA {z}", only=[z], uid=f"1.8.{z}", seed=2, change=of)
+    assert scans(tmp_path / "in", tmp_path / "out") == [("in", "in_bssfp_1"), ("in", "in_bssfp_2")]
+
+
+def test_numbered_names_never_meet_a_folder_of_that_name(tmp_path: Path) -> None:
+    for n, (folder, patient) in enumerate((("p", "A"), ("p", "B"), ("p_1", "C"))):
+        name = f"{n}_{{:04d}}.dcm"
+        change = trees.of_patient(patient, f"1.{n}")
+        trees.cine(tmp_path / "in" / folder, uid=f"1.6.{n}", name=name, seed=n, change=change)
+    assert {subject for subject, _ in scans(tmp_path / "in", tmp_path / "out")} == {"p_2", "p_3", "p_1"}
