@@ -10,9 +10,9 @@ import pytest
 import trees
 
 from crossbeat.cohort import Cohort, Row, read_cohort
-from crossbeat.data.predictions import open_predictions, prediction_reader, prediction_writer
+from crossbeat.data.predictions import open_input, open_predictions, prediction_reader, prediction_writer
 from crossbeat.data.reading import reader
-from crossbeat.errors import RunError
+from crossbeat.errors import FileError, RunError
 
 
 def scans(folder: Path, names: str = "abc") -> Cohort:
@@ -87,3 +87,30 @@ def test_a_run_folder_keeps_the_cohort_that_it_was_trained_on(tmp_path: Path) ->
     with pytest.raises(RunError, match="run: is a run folder; label maps need a folder of their own"):
         prediction_writer(run, cohort, {})
     assert [row.scan for row in read_cohort(run / "cohort.csv")] == ["z"]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("a.nii", "a.nii.gz"), r"a\.nii and a\.nii\.gz would both be scan 'a'; rename one"),
+        (
+            ("a/b_c.nii.gz", "a_b/c.nii.gz", "d/c.nii.gz"),
+            r"a/b_c.nii.gz and a_b/c.nii.gz would both be scan 'a_b_c'",
+        ),
+    ],
+)
+def test_two_files_that_would_be_one_scan_are_refused_by_name(
+    tmp_path: Path, names: tuple[str, ...], words: str
+) -> None:
+    for name in names:
+        trees.save(tmp_path / "in" / name, trees.grey(trees.heart(), 0))
+    with pytest.raises(FileError, match=words):
+        open_input(tmp_path / "in", tmp_path / "out", "")
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for name in ("anna/sax.nii.gz", "bert/sax.nii.gz"):
+        trees.save(tmp_path / "in" / name, trees.grey(trees.heart(), 0))
+    cohort, notes = open_input(tmp_path / "in", tmp_path / "out", "lge")
+    assert [(row.scan, row.sequence) for row in cohort] == [("anna_sax", "lge"), ("bert_sax", "lge")]
+    assert notes == ()

@@ -30,7 +30,7 @@ def open_input(path: Path, out: Path, sequence: str) -> tuple[Cohort, tuple[str,
 
     `sequence` is what single files and folders hold; without it NIfTI is taken for bssfp, and DICOM tells by its
     headers. DICOM becomes NIfTI in `out`, and what lies there already is no input. A path that is none of
-    these, or a folder with neither, raises `FileError`.
+    these, a folder with neither, and files that would get one scan name raise `FileError`.
     """
     if path.suffix == ".csv":
         return read_cohort(path, reader), ()
@@ -190,13 +190,21 @@ def _files(row: Row) -> list[str]:
 def _of_files(paths: list[Path], folder: Path, sequence: str) -> Cohort:
     names = [p.relative_to(folder).as_posix() for p in paths]
     rows = tuple(
-        Row(scan, scan, sequence, name) for scan, name in zip(_scan_names(names), names, strict=True)
+        Row(scan, scan, sequence, name) for scan, name in zip(_scan_names(names, folder), names, strict=True)
     )
     return Cohort(rows, reader(folder, {}), folder.name, folder)
 
 
-def _scan_names(names: list[str]) -> list[str]:
-    short = [stem(Path(name)) for name in names]
-    if len(set(short)) == len(short):
-        return short
-    return [stem(Path(name.replace("/", "_"))) for name in names]
+def _scan_names(names: list[str], folder: Path) -> list[str]:
+    """The files' own names, with those of their folders where they alone would not tell them apart."""
+    scans = [stem(Path(name)) for name in names]
+    if len(set(scans)) < len(scans):
+        scans = [stem(Path(name.replace("/", "_"))) for name in names]
+    first: dict[str, str] = {}
+    for scan, name in zip(scans, names, strict=True):
+        if first.setdefault(scan, name) != name:
+            raise FileError(
+                folder,
+                f"{first[scan]} and {name} would both be scan {scan!r}; rename one of them, or take one away",
+            )
+    return scans
