@@ -24,7 +24,7 @@ from crossbeat import __version__
 from crossbeat.case import Case
 from crossbeat.errors import RunError, SettingsError
 from crossbeat.labels import TRAINED, Structure
-from crossbeat.networks import build
+from crossbeat.networks import SEGMENTERS, build
 from crossbeat.prepare.volumes import Preparation, Window, crop, normalise, pad, slices_of, window_of
 
 SLICES_AT_ONCE = 32
@@ -165,9 +165,12 @@ class Segmenter:
 
     def _softmax(self, images: Tensor) -> Tensor:
         images = images.expand(-1, self.spec.in_channels, -1, -1)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._may_autocast(images.device)):
             logits: Tensor = self.network(images)
         return logits.float().softmax(dim=1)
+
+    def _may_autocast(self, device: torch.device) -> bool:
+        return device.type == "cuda" and SEGMENTERS[self.spec.name].bf16
 
 
 def find_device(word: str) -> torch.device:
