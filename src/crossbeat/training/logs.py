@@ -110,7 +110,11 @@ class Logs:
 
 
 class Bar:
-    """One line with what is done, how long it took and will take; nothing where nobody looks at a terminal."""
+    """One line with what is done, how long it took and will take; nothing where nobody looks at a terminal.
+
+    `console.bar` is the commands' own: the two cannot be one, because by law 1 of the house a training knows no
+    console and the console knows no room. This one also goes on from a resumed step and shows losses.
+    """
 
     def __init__(self, title: str, done: int, total: int, *, shown: bool) -> None:
         console = Console(stderr=True)
