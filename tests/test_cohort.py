@@ -160,3 +160,28 @@ def test_users_conventions_are_read_and_their_errors_named(tmp_path: Path) -> No
     (tmp_path / "conventions.yaml").write_text("mysite: {1: heart}")
     with pytest.raises(SettingsError, match="'heart' is no structure"):
         read_conventions(tmp_path)
+
+
+def test_an_official_test_split_is_kept_and_not_drawn_twice() -> None:
+    rows = tuple(Row(f"p{i}", f"p{i}", "bssfp", "i", split="test" if i < 4 else "train") for i in range(12))
+    official = Cohort(rows, name="official")
+    split = assign_splits(official, validation=3)
+    assert [r.subject for r in split if r.split == "test"] == ["p0", "p1", "p2", "p3"]
+    assert Counter(r.split for r in split) == {"test": 4, "validation": 3, "train": 5}
+    with pytest.raises(CohortError, match="has a test split of 4 subjects already"):
+        assign_splits(official, test=2)
+    assert Counter(r.split for r in assign_splits(official, test=2, again=True)) == {"test": 2, "train": 10}
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ("l.nii,LV,MYO,RV", "line 2: has more cells than columns; quote cells that hold commas"),
+        ("0=a;0=b,", "frame 0 stands twice"),
+        ("-1=b,", "frame '-1', which is no number from 0 up"),
+    ],
+)
+def test_cells_that_would_be_misread_are_refused(tmp_path: Path, cells: str, message: str) -> None:
+    path = written(tmp_path, f"subject,scan,sequence,image,labels,structures\np,a,lge,i.nii,{cells}\n")
+    with pytest.raises(CohortError, match=message):
+        print([row.label_files for row in read_cohort(path)])

@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from crossbeat.case import Case
 from crossbeat.cohort import Cohort
 from crossbeat.errors import RunError
 from crossbeat.labels import Structure
-from crossbeat.prepare.volumes import Preparation
+from crossbeat.prepare.volumes import Preparation, crop, normalise, pad, slices_of
 from crossbeat.segmenter import NetworkSpec, Segmenter, load_segmenter
 
 SPEC = NetworkSpec(name="dilated_resunet", size=32, arguments={"width": 4})
@@ -29,6 +30,10 @@ class BrightIsBlood(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         bright = 20 * (image - self.threshold)
         return torch.cat([-bright, bright, -50 + 0 * bright, -50 + 0 * bright], dim=1)
+
+
+def replace_preparation(**changes: Any) -> Preparation:
+    return PREPARATION.model_copy(update=changes)
 
 
 def small() -> Segmenter:
@@ -103,14 +108,31 @@ def test_a_scans_own_labels_never_guide_its_prediction(heart: Case) -> None:
     assert segmenter.place(aside).centre == segmenter.place(replace(aside, labels=None, drawn=())).centre
 
 
+class Lopsided(nn.Module):
+    """Its answer depends on where a pixel lies, so that each mirror image gets another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        rows, columns = (torch.linspace(-1, 1, n) for n in image.shape[2:])
+        ramp = image * (1 + self.slope * (rows[:, None] + 2 * columns))
+        return torch.cat([-ramp, ramp, 0.5 * ramp, 0 * ramp], dim=1)
+
+
 def test_flips_average_the_four_mirror_images(heart: Case) -> None:
-    segmenter = Segmenter(BrightIsBlood(), SPEC, PREPARATION)  # it commutes with mirrors, so nothing changes
+    segmenter = Segmenter(Lopsided(), SPEC, replace_preparation(centre="image"))
     window = segmenter.place(heart)
-    plain, mirrored = (
-        torch.cat(list(segmenter.probabilities(heart, window, flips=f))) for f in (False, True)
-    )
-    torch.testing.assert_close(plain, mirrored)
-    torch.testing.assert_close(plain.sum(dim=1), torch.ones_like(plain[:, 0]))
+    fields = normalise(window.cut(slices_of(heart.image)), window, segmenter.preparation)
+    images = crop(fields, 32)
+    network = segmenter.network
+    by_hand = sum(network(images.flip(a)).softmax(dim=1).flip(a) for a in [(), (2,), (3,), (2, 3)]) / 4
+    found = torch.cat(list(segmenter.probabilities(heart, window, flips=True)))
+    whole = window.paste(pad(by_hand[:, 1:].detach(), window.size))
+    torch.testing.assert_close(found[:, 1:], whole)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones_like(found[:, 0]))
+    assert (found - torch.cat(list(segmenter.probabilities(heart, window)))).abs().max() > 0.1
 
 
 def test_a_cine_is_segmented_frame_by_frame(heart: Case) -> None:

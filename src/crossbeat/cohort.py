@@ -87,15 +87,18 @@ class Row:
 
     def _pairs(self, text: str) -> list[tuple[str, str]]:
         parts = [part.partition("=") for part in text.split(";") if part.strip()]
-        return [(key.strip(), value.strip()) for key, _, value in parts]
+        pairs = [(key.strip(), value.strip()) for key, _, value in parts]
+        twice = [key for key, count in _count(key for key, _ in pairs).items() if count > 1]
+        if twice:
+            raise CohortError(f"scan {self.scan!r}: frame {twice[0]} stands twice in {text!r}")
+        return pairs
 
     def _frame(self, key: str, column: str) -> int:
-        try:
-            return int(key)
-        except ValueError:
+        if not key.isdecimal():
             raise CohortError(
-                f"scan {self.scan!r}: {column} names frame {key!r}, which is no number; write `0=…;8=…`"
-            ) from None
+                f"scan {self.scan!r}: {column} names frame {key!r}, which is no number from 0 up; write `0=…;8=…`"
+            )
+        return int(key)
 
     def _names(self, text: str) -> frozenset[Structure]:
         known = {s.name for s in Structure if s}
@@ -234,7 +237,7 @@ def read_conventions(folder: Path) -> dict[str, Convention]:
             str(n): convention_from_names(str(n), {int(v): str(s) for v, s in t.items()})
             for n, t in table.items()
         }
-    except (yaml.YAMLError, AttributeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         raise CohortError(f"{path}: not a table of name: {{value: structure}} ({error})") from None
 
 
@@ -271,24 +274,33 @@ def assign_splits(
     validation: float | int = 0,
     stratify: Sequence[str] = (),
     seed: int = 0,
+    again: bool = False,
 ) -> Cohort:
     """Give every subject, with all its scans, to train, validation or test at random.
 
     `test` and `validation` are numbers of subjects, or fractions below 1. With `stratify` (columns such as
-    group or vendor) each stratum gives its proportional share. Raises `CohortError` if nobody is left to train.
+    group or vendor) each stratum gives its proportional share. Subjects of a test split that is there already stay
+    as they are, and no second one is drawn, unless `again`, which draws everything anew. Raises `CohortError`
+    if nobody is left to train.
     """
-    order = _stratified_order(cohort, stratify, seed)
+    settled = set() if again else {row.subject for row in cohort if row.split == "test"}
+    if settled and test:
+        raise CohortError(
+            f"{cohort.name}: has a test split of {len(settled)} subjects already; keep it and leave `test` away, "
+            "or draw all splits again"
+        )
+    order = _stratified_order(cohort.only(lambda row: row.subject not in settled), stratify, seed)
     n_test, n_validation = (round(p * len(order)) if 0 < p < 1 else int(p) for p in (test, validation))
     if n_test + n_validation >= len(order):
         raise CohortError(
             f"{cohort.name}: {n_test} test and {n_validation} validation subjects leave none of {len(order)} to train"
         )
-    held_out = _spread(len(order), n_test + n_validation)
-    of = dict.fromkeys(order, "train")
-    chosen = [order[i] for i in held_out]
+    chosen = [order[i] for i in _spread(len(order), n_test + n_validation)]
     tests = {chosen[i] for i in _spread(len(chosen), n_test)}
+    of = dict.fromkeys(order, "train")
     of |= {subject: "test" if subject in tests else "validation" for subject in chosen}
-    return replace(cohort, rows=tuple(replace(row, split=of[row.subject]) for row in cohort))
+    rows = (replace(row, split=of.get(row.subject, row.split)) for row in cohort)
+    return replace(cohort, rows=tuple(rows))
 
 
 def folds(cohort: Cohort, k: int, *, stratify: Sequence[str] = (), seed: int = 0) -> list[Cohort]:
@@ -343,6 +355,10 @@ def _parse(path: Path, text: str) -> Iterator[Row]:
             f"{path}: needs a column for each of {', '.join(missing)}; it has {', '.join(columns)}"
         )
     for number, line in enumerate(lines, start=2):
+        if None in line:
+            raise CohortError(
+                f"{path} line {number}: has more cells than columns; quote cells that hold commas"
+            )
         values = {k: (v or "").strip() for k, v in line.items() if k}
         for column in _NEEDED:
             if not values[column]:

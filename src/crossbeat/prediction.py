@@ -41,9 +41,8 @@ def predict_case(
     Several segmenters are averaged as probabilities on that grid; they must know the same structures
     (`SettingsError`). With `largest_component` only the largest part of each structure stays, frame by frame.
     """
+    _refuse_unlike(segmenters)
     first = segmenters[0]
-    if any(s.structures != first.structures for s in segmenters):
-        raise SettingsError("an ensemble needs segmenters of the same structures; these differ")
     chunks = [p.argmax(dim=1).to(torch.uint8).cpu() for p in _mean(segmenters, case, flips)]
     labels = first.name_classes(torch.cat(chunks).reshape(case.image.shape).numpy())
     return keep_largest_components(labels) if largest_component else labels
@@ -80,8 +79,9 @@ def predict_cohort(
     """Predict every scan and hand it to `write`; a scan that fails is named in the answer, the rest go on.
 
     Files are read and written in threads of their own, a few scans ahead of the network and behind it. Label
-    files are never opened.
+    files are never opened. Segmenters that do not go together raise `SettingsError` at once.
     """
+    _refuse_unlike(segmenters)
     failures: list[Failure] = []
     with ThreadPoolExecutor(1) as readers, ThreadPoolExecutor(1) as writers:
         written: list[tuple[Row, Future[None]]] = []
@@ -91,12 +91,23 @@ def predict_cohort(
                     segmenters, reading.result(), flips=flips, largest_component=largest_component
                 )
                 written.append((row, writers.submit(write, row, labels)))
-            except (CrossbeatError, OSError, torch.OutOfMemoryError) as error:
-                failures.append(Failure(row.scan, str(error)))
+            except Exception as error:  # one scan must never cost the others theirs
+                failures.append(_failure(row, error))
             failures += _finished(written, leave=READ_AHEAD)
             progress(row)
         failures += _finished(written, leave=0)
     return failures
+
+
+def _refuse_unlike(segmenters: Sequence[Segmenter]) -> None:
+    if any(s.structures != segmenters[0].structures for s in segmenters):
+        raise SettingsError("an ensemble needs segmenters of the same structures; these differ")
+
+
+def _failure(row: Row, error: Exception) -> Failure:
+    """In our own words where they are ours, else with the kind of error and the scan."""
+    ours = isinstance(error, CrossbeatError)
+    return Failure(row.scan, str(error) if ours else f"scan {row.scan!r}: {type(error).__name__}: {error}")
 
 
 def _mean(segmenters: Sequence[Segmenter], case: Case, flips: bool) -> Iterator[Float[Tensor, "n k y x"]]:
@@ -120,6 +131,6 @@ def _finished(written: list[tuple[Row, Future[None]]], leave: int) -> list[Failu
         row, future = written.pop(0)
         try:
             future.result()
-        except (CrossbeatError, OSError) as error:
-            failures.append(Failure(row.scan, str(error)))
+        except Exception as error:  # as above
+            failures.append(_failure(row, error))
     return failures

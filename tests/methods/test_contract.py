@@ -1,5 +1,6 @@
 """What every method must do, whatever its paper: one suite over METHODS."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,23 +24,24 @@ ROOT = Path(__file__).parents[2]
 HEADINGS = ["Idea", "Run it", "What is logged", "Where we differ from the paper", "Results"]
 DOMAINS = {"source": {"sequence": "bssfp"}, "target": {"sequence": "lge"}}
 
-TINY: dict[str, dict[str, Any]] = {
-    "supervised": {
-        "network": "dilated_resunet",
-        "network_arguments": {"width": 8},
-        "image_size": 48,
-        "spacing_mm": 2.5,
-        "augmentation": "light",
-        "batch_size": 8,
-        "steps": 120,
-        "steps_per_round": 40,
-        "learning_rate": 5e-3,
-        "ema_decay": 0.9,
-    },
-}
-"""Settings under which a method learns small hearts in seconds on one core."""
 
-FEW: dict[str, dict[str, Any]] = {"supervised": {"steps": 4, "steps_per_round": 2}}
+def tables(name: str) -> dict[str, dict[str, Any]]:
+    """A table that every `tests/methods/test_<method>.py` has: its LEARNS or ONCE settings, by method."""
+    found = {}
+    for method in METHODS:
+        path = Path(__file__).with_name(f"test_{method}.py")
+        spec = importlib.util.spec_from_file_location(f"tests_of_{method}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found[method] = getattr(module, name)
+    return found
+
+
+TINY = tables("LEARNS")
+"""Settings under which a method learns small hearts in seconds on one core."""
+FEW = tables("ONCE")
 """Changes to those that make it do everything once, and learn nothing."""
 
 Hearts = Callable[..., Cohort]
@@ -87,10 +89,6 @@ def trained(
     if method not in kept:
         kept[method] = train(method, two_domains(hearts), tmp_path_factory.mktemp(method) / "run")
     return kept[method]
-
-
-def test_the_tiny_settings_are_those_of_the_methods() -> None:
-    assert set(TINY) == set(FEW) == set(METHODS)
 
 
 @every_method

@@ -112,7 +112,7 @@ def test_some_target_subjects_are_labelled_by_seed() -> None:
 
 def test_a_subject_in_training_and_test_needs_leave() -> None:
     leaking = Cohort((*cohort().rows, Row("a", "a_l", "lge", "i", split="test", labels="l")))
-    with pytest.raises(CohortError, match="1 subjects train and are tested, 'a' first"):
+    with pytest.raises(CohortError, match="1 subjects are tested and also train in the source, 'a' first"):
         find_domains(leaking, Recipe.of(ACROSS), seed=0)
     assert find_domains(leaking, Recipe.of({**ACROSS, "transductive": True}), seed=0)
 
@@ -142,3 +142,13 @@ def test_choosing_weights_by_validation_needs_validation_scans() -> None:
         CohortError, match="`select: target` needs labelled target scans in the validation split"
     ):
         find_domains(cohort(), Recipe.of({**ACROSS, "select": "target"}), seed=0)
+
+
+def test_who_is_tested_shows_no_images_and_chooses_no_weights_without_leave() -> None:
+    seen = Cohort((*cohort().rows, Row("e", "e_t", "lge", "i", split="test", labels="l")))
+    with pytest.raises(CohortError, match="also show unlabelled images in training, 'e' first"):
+        find_domains(seen, Recipe.of(ACROSS), seed=0)
+    chosen = Cohort((*cohort().rows, Row("c", "c_t", "lge", "i", split="test", labels="l")))
+    assert find_domains(chosen, Recipe.of(ACROSS), seed=0)
+    with pytest.raises(CohortError, match="also choose the weights, 'c' first"):
+        find_domains(chosen, Recipe.of({**ACROSS, "select": "source"}), seed=0)

@@ -1,5 +1,6 @@
 """Supervised training: what it learns from, that its settings arrive, and what it refuses."""
 
+import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,21 @@ TINY: dict[str, Any] = {
     "steps": 4,
     "steps_per_round": 2,
 }
+LEARNS: dict[str, Any] = {
+    "network": "dilated_resunet",
+    "network_arguments": {"width": 8},
+    "image_size": 48,
+    "spacing_mm": 2.5,
+    "augmentation": "light",
+    "batch_size": 8,
+    "steps": 120,
+    "steps_per_round": 40,
+    "learning_rate": 5e-3,
+    "ema_decay": 0.9,
+}
+"""For the contract suite: learns small hearts in seconds on one core."""
+ONCE: dict[str, Any] = {"steps": 4, "steps_per_round": 2}
+"""For the contract suite: changes to those that make it do everything once, and learn nothing."""
 ACROSS = {"source": {"sequence": "bssfp"}, "target": {"sequence": "lge"}}
 
 
@@ -149,9 +165,22 @@ def test_the_averaged_weights_are_kept_and_none_without_averaging(cohort: Cohort
 
 
 def test_the_schedule_ends_with_the_last_step(cohort: Cohort, tmp_path: Path) -> None:
-    settings = Settings.of({**TINY, "steps": 500, "steps_per_round": 200})
-    assert settings.rounds == 2  # 400 steps: whole rounds, the nearest number of them
-    assert Settings.of({**TINY, "steps": 1, "steps_per_round": 200}).rounds == 1
+    settings = Settings.of({**TINY, "steps": 4, "steps_per_round": 2, "learning_rate": 0.01})
+    run = Run(tmp_path / "run", device="cpu", precision="32", progress=False)
+    run.open({}, cohort, "test")
+    train(cohort, settings, run)
+    lines = (run.stage_folder("segmentation") / "metrics.csv").read_text().splitlines()
+    rates = [float(line["learning_rate"]) for line in csv.DictReader(lines) if line["learning_rate"]]
+    assert rates[-1] == pytest.approx(
+        0.01 / 25 / 1e4, rel=1e-3
+    )  # one_cycle: 1/25 of the highest, then 1/10,000
+
+
+def test_steps_are_whole_rounds_or_refused() -> None:
+    assert (Settings.of({"steps": 100}).rounds, Settings.of({"steps": 100}).round_steps) == (1, 100)
+    assert Settings.of({"steps": 1000, "steps_per_round": 250}).rounds == 4
+    with pytest.raises(SettingsError, match="take 250 or 500, or another steps_per_round"):
+        Settings.of({"steps": 370})
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from crossbeat.case import Case, Domain
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CohortError
 from crossbeat.labels import UNKNOWN, Structure
+from crossbeat.losses.segmentation import segmentation_loss
 from crossbeat.prepare.augment import PRESETS
 from crossbeat.prepare.slices import SliceBank, build_bank, global_batch, training_batch
 from crossbeat.prepare.volumes import Preparation
@@ -109,3 +111,30 @@ def test_candidates_restrict_what_is_drawn() -> None:
 def test_nothing_to_train_on_is_an_error() -> None:
     with pytest.raises(CohortError, match="no annotated slice among 0 scans"):
         build_bank(Cohort((), read, "empty"), PREPARATION, annotated_only=True)
+
+
+def test_unknown_pixels_of_an_annotated_slice_teach_nothing() -> None:
+    def half_known(row: Row) -> Case:
+        case = read(row)
+        labels = case.labels.copy()
+        labels[0, 0, 10:] = UNKNOWN
+        return replace(case, labels=labels)
+
+    bank = build_bank(Cohort((Row("a", "a_lge", "lge", "x"),), half_known), PREPARATION, annotated_only=True)
+    unknown = bank.labels[0] == UNKNOWN
+    assert 0.3 < unknown.float().mean() < 0.7
+    logits = torch.randn(1, 4, *bank.labels.shape[1:], requires_grad=True)
+    how = {"cross_entropy_weight": 0.5, "dice_weight": 0.5, "include_background": False, "smooth": 1.0}
+    loss = segmentation_loss(logits, bank.labels[:1], bank.drawn[:1], **how)
+    loss.backward()
+    assert not logits.grad[0, :, unknown].any()
+    assert logits.grad[0, :, ~unknown].any()
+
+
+def test_leaving_out_what_nobody_looked_at_changes_nothing_else() -> None:
+    everything, some = bank_of(), bank_of(annotated_only=True)
+    kept = everything.annotated()
+    assert torch.equal(some.images, everything.images[kept])
+    assert torch.equal(some.labels, everything.labels[kept])
+    assert torch.equal(some.drawn, everything.drawn[kept])
+    assert list(some.table) == [everything.table[i] for i in kept.tolist()]

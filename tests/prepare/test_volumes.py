@@ -96,8 +96,11 @@ def test_labels_there_and_back_agree_except_at_their_rim() -> None:
 def test_labels_keep_unknown_and_never_invent_values() -> None:
     labels = torch.full((1, 12, 12), UNKNOWN, dtype=torch.uint8)
     labels[:, :6] = 3
-    window = Window((12, 12), (1.0, 1.0), (5.5, 5.5), size=16, spacing_mm=0.9)
-    assert set(window.cut_labels(labels).unique().tolist()) <= {0, 3, UNKNOWN}
+    window = Window((12, 12), (1.0, 1.0), (5.5, 5.5), size=16, spacing_mm=0.75)  # all inside the scan
+    cut = window.cut_labels(labels)
+    assert set(cut.unique().tolist()) == {3, UNKNOWN}
+    assert (cut[0, :8] == 3).all()
+    assert (cut[0, 8:] == UNKNOWN).all()
 
 
 def test_the_three_scales_and_their_constant_case() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -21,8 +21,8 @@ class Method:
 
     name: str
     summary: str
-    commands: tuple[str, ...] = ()
-    """Functions of its module that are commands of their own; `cli` offers them."""
+    commands: Mapping[str, str] = field(default_factory=dict)
+    """Functions of its module that are commands of their own, and what they do in a line; `cli` offers them."""
 
     @property
     def module(self) -> ModuleType:

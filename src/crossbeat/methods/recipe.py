@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-import torch
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CohortError, SettingsError, did_you_mean
-from crossbeat.training import Run
+from crossbeat.training import Chosen, Run
 
 Filter = dict[str, list[str]]
 AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
@@ -78,6 +77,8 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
         if path is not None:
             try:
                 values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            except (IsADirectoryError, UnicodeDecodeError):
+                raise SettingsError(f"{path}: is no recipe file; a recipe is a YAML text") from None
             except FileNotFoundError:
                 raise SettingsError(f"{path}: there is no such recipe") from None
             except yaml.YAMLError as error:
@@ -159,15 +160,23 @@ def find_domains(cohort: Cohort, recipe: Recipe, seed: int) -> Domains:
     return found
 
 
-def provenance(method: str, settings: Recipe, cohort: Cohort, run: Run) -> dict[str, Any]:
-    """Where a segmenter comes from, for its `segmenter.json`."""
+def provenance(
+    method: str, settings: Recipe, cohort: Cohort, run: Run, seen: Mapping[str, Cohort], chosen: Chosen
+) -> dict[str, Any]:
+    """Where a segmenter comes from, for its `segmenter.json`.
+
+    `seen` are the scans that training looked at, by part: `source` and `labelled_target` with their labels,
+    `target` without. `chosen` says which weights the last stage ended with.
+    """
     return {
         "method": method,
         "seed": run.seed,
         "settings": settings.model_dump(mode="json"),
         "cohort": cohort.name,
         "cohort_hash": cohort.hash(),
-        "torch": torch.__version__,
+        "trained_on": {part: [row.scan for row in scans] for part, scans in seen.items()},
+        "chosen": asdict(chosen),
+        **run.surroundings(),
     }
 
 
@@ -197,14 +206,23 @@ def _labelled_target(target: Cohort, recipe: Recipe, seed: int) -> Cohort:
 
 
 def _refuse_leakage(cohort: Cohort, found: Domains, recipe: Recipe) -> None:
-    trains = {row.subject for part in (found.source, found.target) for row in part}
+    """Whoever is tested may neither train, nor show its images, nor choose weights, but under `transductive`."""
+    parts = {"train in the source": found.source, "train in the target": found.target}
+    parts |= {"show unlabelled images in training": found.unlabelled}
+    if recipe.select != "last":
+        parts |= {"choose the weights": replace(found.source_validation, rows=_validating(found))}
     tested = {row.subject for row in cohort if row.split == "test"}
-    both = sorted(trains & tested)
-    if both and not recipe.transductive:
-        raise CohortError(
-            f"{cohort.name}: {len(both)} subjects train and are tested, {both[0]!r} first; "
-            "split by subject, or say `transductive: true` if that is meant"
-        )
+    for part, scans in parts.items():
+        both = sorted({row.subject for row in scans} & tested)
+        if both and not recipe.transductive:
+            raise CohortError(
+                f"{cohort.name}: {len(both)} subjects are tested and also {part}, {both[0]!r} first; "
+                "split by subject, or say `transductive: true` if that is meant"
+            )
+
+
+def _validating(found: Domains) -> tuple[Row, ...]:
+    return found.source_validation.rows + found.target_validation.rows
 
 
 def _what_there_is(cohort: Cohort, wanted: Filter) -> str:

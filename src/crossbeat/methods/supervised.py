@@ -70,8 +70,13 @@ class Settings(Recipe):
     )
 
     @property
+    def round_steps(self) -> int:
+        """Updates in a round; all of them where there are fewer than `steps_per_round`."""
+        return min(self.steps, self.steps_per_round)
+
+    @property
     def rounds(self) -> int:
-        return max(1, round(self.steps / self.steps_per_round))
+        return self.steps // self.round_steps
 
     @property
     def preparation(self) -> Preparation:
@@ -92,6 +97,12 @@ class Settings(Recipe):
             if field not in Augmentation.model_fields:
                 near = did_you_mean(field, Augmentation.model_fields)
                 raise SettingsError(f"augmentation_changes: there is no {field!r}; {near}")
+        if self.steps % self.round_steps:
+            fitting = self.steps // self.round_steps * self.round_steps
+            raise SettingsError(
+                f"steps {self.steps} are no whole number of rounds of {self.steps_per_round}; take {fitting} or "
+                f"{fitting + self.round_steps}, or another steps_per_round"
+            )
         assert self.changes
         with torch.device("meta"):  # no memory, no random numbers
             self.spec.build()
@@ -152,7 +163,7 @@ class Segmentation(Stage):
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay
         )
-        return [optimizer], [one_cycle(optimizer, s.rounds * s.steps_per_round)]
+        return [optimizer], [one_cycle(optimizer, s.steps)]
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -167,13 +178,10 @@ def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
     with run.bar("reading scans", len(labelled)) as step:
         bank = build_bank(labelled, settings.preparation, annotated_only=True, progress=step)
     stage = Segmentation(run, settings, bank, _validation(domains, settings.preparation))
-    fit(stage, rounds=settings.rounds, steps_per_round=settings.steps_per_round, select=settings.select)
-    return Segmenter(
-        stage.network,
-        settings.spec,
-        settings.preparation,
-        provenance=provenance("supervised", settings, cohort, run),
-    )
+    chosen = fit(stage, rounds=settings.rounds, steps_per_round=settings.round_steps, select=settings.select)
+    seen = {"source": domains.source, "labelled_target": domains.target}
+    origin = provenance("supervised", settings, cohort, run, seen, chosen)
+    return Segmenter(stage.network, settings.spec, settings.preparation, provenance=origin)
 
 
 def _both(domains: Domains) -> Cohort:

@@ -16,7 +16,7 @@ from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CohortError
 from crossbeat.labels import TRAINED, UNKNOWN, fold_drawn
 from crossbeat.prepare.augment import Augmentation, apply, draw
-from crossbeat.prepare.volumes import Preparation, label_slices_of, normalise, slices_of, window_of
+from crossbeat.prepare.volumes import Preparation, Window, label_slices_of, normalise, slices_of, window_of
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,15 @@ def build_bank(
     table: list[Slice] = []
     for row in cohort:
         case = cohort.read(row)
-        parts = _slices(case, preparation)
-        keep = parts[2][:, 0] if annotated_only else torch.ones(len(parts[2]), dtype=torch.bool)
-        for collected, part in zip((images, labels, drawn), parts, strict=True):
-            collected.append(part[keep])
-        table += [s for s, kept in zip(_origins(case), keep.tolist(), strict=True) if kept]
+        annotation = label_slices_of(case)
+        looked_at = (annotation != UNKNOWN).flatten(1).any(dim=1)
+        keep = torch.nonzero(looked_at).flatten() if annotated_only else torch.arange(len(looked_at))
+        window = window_of(case, preparation)
+        images.append(_images(case, window, preparation, keep))
+        labels.append(window.cut_labels(annotation[keep]))
+        drawn.append((_drawn(case) & looked_at[:, None])[keep])
+        origins = _origins(case)
+        table += [origins[i] for i in keep.tolist()]
         progress(row)
     if not table:
         kind = "annotated slice" if annotated_only else "slice"
@@ -179,19 +183,20 @@ def _order(seed: int, epoch: int, count: int) -> Int[Tensor, " n"]:
     return torch.randperm(count, generator=batch_generator(seed, epoch, purpose=100))
 
 
-def _slices(case: Case, preparation: Preparation) -> tuple[Tensor, Tensor, Tensor]:
-    window = window_of(case, preparation)
-    image = normalise(window.cut(slices_of(case.image)), window, preparation)
-    labels = window.cut_labels(label_slices_of(case))
-    drawn = torch.tensor([[True, *_drawn(case, t)] for t in range(case.frames)])
-    drawn = drawn.repeat_interleave(case.image.shape[1], dim=0)
-    looked_at = (label_slices_of(case) != UNKNOWN).flatten(1).any(dim=1)
-    return image, labels, drawn & looked_at[:, None]
+def _images(
+    case: Case, window: Window, preparation: Preparation, keep: Int[Tensor, " m"]
+) -> Float[Tensor, "m 1 y x"]:
+    """The slices to keep, prepared; all slices of the scan take part where the scale is the volume's."""
+    slices = slices_of(case.image)
+    if preparation.per == "slice":
+        return normalise(window.cut(slices[keep]), window, preparation)
+    return normalise(window.cut(slices), window, preparation)[keep]
 
 
-def _drawn(case: Case, frame: int) -> list[bool]:
-    drawn = fold_drawn(case.drawn[frame])
-    return [structure in drawn for structure in TRAINED]
+def _drawn(case: Case) -> Bool[Tensor, "n k"]:
+    """For each slice whether background, LV, MYO and RV were drawn in its frame."""
+    frames = [[True, *(s in fold_drawn(drawn) for s in TRAINED)] for drawn in case.drawn]
+    return torch.tensor(frames).repeat_interleave(case.image.shape[1], dim=0)
 
 
 def _origins(case: Case) -> Sequence[Slice]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -28,7 +28,9 @@ class Preparation(BaseModel, extra="forbid", frozen=True):
     )
     size: int = Field(192, ge=16, le=1024, description="side of the crop in pixels")
     centre: Literal["heart", "image"] = Field(
-        "heart", description="what the crop is centred on: the labelled, else the located heart; or the image"
+        "heart",
+        description="what the crop is centred on: the labelled heart (in prediction the heart that the "
+        "network finds, without labels in training the image); or the image",
     )
     scale: Literal["zscore", "unit", "symmetric"] = Field(
         "zscore", description="mean 0 and SD 1; [0, 1]; or [-1, 1]; methods.md 3.8"
@@ -68,6 +70,8 @@ class Window:
 
     def cut_labels(self, labels: UInt8[Tensor, "n y x"]) -> UInt8[Tensor, "n h w"]:
         """Labels on the window's grid: the value with the largest share of each pixel, background outside."""
+        if not len(labels):
+            return labels.new_zeros(0, self.size, self.size)
         values = torch.unique(labels)
         shares = torch.stack([self.cut((labels == v).float()[:, None])[:, 0] for v in values], dim=1)
         if not (values == 0).any():
@@ -84,10 +88,6 @@ class Window:
         """Rows and columns of the window that the scan covers; all of them where it covers none."""
         rows, columns = (m.sum(dim=1) > 0.5 for m in self._onto_window)
         return _span(rows), _span(columns)
-
-    def scaled(self, size: int) -> Window:
-        """The same centre and pixels, another side."""
-        return replace(self, size=size)
 
     @cached_property
     def _onto_window(self) -> tuple[Tensor, Tensor]:
@@ -163,8 +163,7 @@ def normalise(
     ends = torch.tensor([preparation.low_percentile, preparation.high_percentile], device=fields.device) / 100
     low, high = _quantiles(seen, ends)
     shape = (-1, 1, 1, 1)
-    covered = torch.zeros(fields.shape[2:], dtype=torch.bool, device=fields.device)
-    covered[rows, columns] = True
+    covered = covered_pixels(window).to(fields.device)
     clipped = torch.where(covered, fields, low.reshape(shape)).clamp(low.reshape(shape), high.reshape(shape))
     if preparation.scale == "zscore":
         seen = seen.clamp(low[:, None], high[:, None])

@@ -1,0 +1,105 @@
+"""The commands: read, call, write, say where and what next. Rooms are imported when a command needs them."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crossbeat.cli.options import Seed, app
+from crossbeat.cli.results import evaluate, measure, report
+from crossbeat.cli.scans import phantom
+from crossbeat.cli.segmenters import predict, train
+from crossbeat.errors import CrossbeatError
+from crossbeat.methods import METHODS, Method
+
+__all__ = ["app", "main"]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder to fill")] = Path("demo"),
+    seed: Seed = 0,
+) -> None:
+    """Phantom scans → training → prediction → scores → report, in minutes on a CPU."""
+    cohort_csv, run = out / "phantom" / "cohort.csv", out / "run"
+    phantom(out / "phantom", subjects=14, sequences="bssfp,lge", vendors="a,b", test=4, seed=seed)
+    changes = ["size=demo", "source={sequence: bssfp}", "target={sequence: lge}"]
+    train("supervised", cohort_csv, out=run, changes=changes, seed=seed, resume=True)
+    predict(run, cohort_csv)
+    evaluate(run, cohort_csv)
+    measure(run)
+    report(run)
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False) -> None:
+    """Versions, devices, methods, networks and layouts of this installation."""
+    import json
+
+    from crossbeat import console
+    from crossbeat.installation import describe
+
+    facts = describe()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for title, values in facts.items():
+        console.table(title, ["", ""], [[key, str(value)] for key, value in values.items()])
+
+
+def offer_method_commands() -> None:
+    """Offer the commands that methods bring along; a method's module is imported when its command runs."""
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    for method in METHODS.values():
+        for name, text in method.commands.items():
+            app.command(name, help=text, add_help_option=False, context_settings=anything)(
+                _door(method, name)
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; an error of ours is one message and exit code 2, its traceback with `--debug`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    warnings.showwarning = _tell_plainly
+    try:
+        app(args=[word for word in words if word != "--debug"])
+    except CrossbeatError as error:
+        if debug:
+            raise
+        from crossbeat import console
+
+        console.complain(str(error))
+        sys.exit(2)
+    except OSError as error:
+        if debug or not error.filename:
+            raise
+        from crossbeat import console
+
+        console.complain(f"{error.filename}: {error.strerror}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _tell_plainly(message: Warning | str, *rest: object, **more: object) -> None:
+    from crossbeat import console
+
+    console.warn(str(message))
+
+
+def _door(method: Method, name: str) -> Callable[[typer.Context], None]:
+    def run(ctx: typer.Context) -> None:
+        command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        command.command(name)(getattr(method.module, name))
+        command(args=ctx.args, prog_name=f"crossbeat {name}")
+
+    return run
+
+
+offer_method_commands()

@@ -1,0 +1,98 @@
+"""Commands about results: score, measure, report and show them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crossbeat.cli.options import Csv, Everything, Where, app, cohort_at, pick
+from crossbeat.errors import RunError
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="OUT", help="run folder, or folder of label maps")],
+    cohort_csv: Csv,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="SCORES.CSV", help="OUT/scores.csv")
+    ] = None,
+    where: Where = "",
+    everything: Everything = False,
+    jobs: Annotated[int, typer.Option(min=1, help="threads")] = 2,
+) -> None:
+    """Score label maps against the references: Dice, Jaccard, HD, HD95 and ASSD, nothing left out."""
+    from crossbeat import console
+    from crossbeat.data.predictions import prediction_reader
+    from crossbeat.evaluation import compare_indices, read_scores, score_cohort, write_agreement, write_scores
+    from crossbeat.report import headline, write_summary
+
+    out = out or run / "scores.csv"
+    cohort = pick(cohort_at(cohort_csv), where, everything).labelled()
+    with console.bar("scoring", len(cohort)) as step:
+        read = prediction_reader(run, cohort)
+        scores = score_cohort(cohort, read, units=("mm", "voxel"), jobs=jobs, progress=step)
+    write_scores(scores, cohort, out)
+    write_agreement(compare_indices(cohort, read, jobs=jobs), cohort, out.with_name("agreement.csv"))
+    written = read_scores(out)
+    write_summary(written, out.with_name("summary.csv"))
+    console.table("", *headline(written, run))
+    console.say(f"scores: {out}")
+    console.then("crossbeat", "report" if (run / "run.json").exists() else "measure", run)
+
+
+@app.command()
+def measure(
+    run: Annotated[Path, typer.Argument(metavar="OUT", help="run folder, or folder of label maps")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="INDICES.CSV", help="OUT/indices.csv")
+    ] = None,
+) -> None:
+    """Volumes, ejection fractions, mass and wall thickness of label maps, with ED and ES found or given."""
+    from crossbeat import console
+    from crossbeat.data.predictions import open_predictions, prediction_reader
+    from crossbeat.evaluation import measure_cohort, write_indices, write_volumes
+
+    out = out or run / "indices.csv"
+    cohort = open_predictions(run)
+    with console.bar("measuring", len(cohort)) as step:
+        measured = measure_cohort(cohort, prediction_reader(run, cohort), progress=step)
+    for one in measured:
+        if one.remark:
+            console.warn(f"scan {one.scan!r}: {one.remark}")
+    write_indices(measured, cohort, out)
+    write_volumes(measured, cohort, out.with_name("volumes.csv"))
+    console.say(f"indices of {len(cohort)} scans: {out}")
+    if (run / "run.json").exists():
+        console.then("crossbeat", "report", run)
+    else:
+        console.then(f"open {out} in a spreadsheet")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
+    """One page with the scores, figures, failures and provenance of a run."""
+    from crossbeat import console
+    from crossbeat.data.predictions import prediction_reader
+    from crossbeat.report import write_report
+
+    if not (run / "run.json").exists():
+        raise RunError(f"{run}: is no run folder (no run.json); `crossbeat train` makes one")
+    cohort = cohort_at(run / "cohort.csv")
+    page = write_report(run, cohort, prediction_reader(run / "predictions"))
+    console.say(f"report: {page}")
+    console.then(f"open {page} in a browser")
+
+
+@app.command()
+def view(
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_COHORT", help="run, label maps or cohort.csv")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="of this computer alone")] = 8111,
+) -> None:
+    """Look at scans, references and predictions in the browser; needs the [viewer] extra."""
+    from crossbeat import console
+    from crossbeat.viewer import serve
+
+    console.say(f"viewer: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    serve(path, port)

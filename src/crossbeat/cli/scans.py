@@ -1,0 +1,109 @@
+"""Commands about scans: make, list and check them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crossbeat.cli.options import Csv, Seed, app, cohort_at, split_sizes, words
+
+
+@app.command()
+def phantom(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="folder to fill with NIfTI files and cohort.csv")
+    ],
+    subjects: Annotated[int, typer.Option(min=1, help="number of hearts")] = 12,
+    sequences: Annotated[str, typer.Option(help="of bssfp, t2, lge, with commas")] = "bssfp,t2,lge",
+    vendors: Annotated[str, typer.Option(help="of a, b, c, d, with commas; subjects take turns")] = "a",
+    cine: Annotated[bool, typer.Option("--cine", help="bSSFP over the whole cycle, 25 frames")] = False,
+    test: Annotated[float, typer.Option(min=0, help="subjects (or a fraction) to hold out as test")] = 0.25,
+    seed: Seed = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="processes")] = 2,
+) -> None:
+    """Make synthetic scans of beating hearts, with their exact labels, volumes and motion."""
+    from crossbeat import console
+    from crossbeat.cohort import assign_splits, write_cohort
+    from crossbeat.data.nifti import write_volume
+    from crossbeat.synthetic import make_cohort
+
+    with console.bar("making phantoms", subjects) as step:
+        made = make_cohort(
+            out,
+            subjects=subjects,
+            sequences=words(sequences),
+            vendors=words(vendors),
+            cine=cine,
+            seed=seed,
+            jobs=jobs,
+            write=write_volume,
+            progress=lambda done, total: step(),
+        )
+    if test:
+        made = assign_splits(made, test=test, stratify=["group"], seed=seed)
+        write_cohort(made, out / "cohort.csv")
+    console.say(f"{len(made)} scans of {subjects} subjects: {out / 'cohort.csv'}\n{split_sizes(made)}")
+    console.then("crossbeat", "train", "supervised", out / "cohort.csv", "-o", "runs/first")
+
+
+@app.command()
+def index(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where the scans lie")],
+    layout: Annotated[
+        str, typer.Option(help="acdc, mnms, mscmrseg, myops, emidec, scd, nnunet, dicom or files")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", metavar="COHORT.CSV", help="file to write, its paths relative to it"),
+    ] = Path("cohort.csv"),
+    images: Annotated[str, typer.Option(help="files: glob of the images, as in '*/cine.nii.gz'")] = "",
+    labels: Annotated[str, typer.Option(help="files: the labels, as in '{parent}/seg.nii.gz'")] = "",
+    sequence: Annotated[str, typer.Option(help="files, dicom, nnunet: what the scans are")] = "",
+    convention: Annotated[str, typer.Option(help="files, nnunet: what the label values mean")] = "",
+    nominal_spacing: Annotated[str, typer.Option(help="stand-in that headers state: 1.5x1.5x10 mm")] = "",
+    test: Annotated[float, typer.Option(min=0, help="subjects (or a fraction) to hold out as test")] = 0,
+    validation: Annotated[float, typer.Option(min=0, help="subjects (or a fraction) for validation")] = 0,
+    stratify: Annotated[str, typer.Option(help="columns whose values share out over the splits")] = "",
+    again: Annotated[bool, typer.Option("--resplit", help="draw anew what the layout has split")] = False,
+    seed: Seed = 0,
+) -> None:
+    """List the scans of a folder in a cohort.csv, and split them by patient if asked."""
+    from crossbeat import console
+    from crossbeat.cohort import assign_splits, write_cohort
+    from crossbeat.data import index as list_scans
+
+    options = {"images": images, "labels": labels, "sequence": sequence, "convention": convention}
+    cohort, notes = list_scans(layout, folder, out.parent, nominal_spacing=nominal_spacing, **options)
+    if test or validation:
+        cohort = assign_splits(
+            cohort, test=test, validation=validation, stratify=words(stratify), seed=seed, again=again
+        )
+    write_cohort(cohort, out)
+    for note in notes:
+        console.warn(note)
+    console.say(f"{len(cohort)} scans of {len(cohort.subjects)} subjects: {out}")
+    console.say(split_sizes(cohort))
+    console.then("crossbeat", "check", out)
+
+
+@app.command()
+def check(cohort_csv: Csv) -> None:
+    """Open every file of a cohort and report every problem with its remedy; exit 1 if any is an error."""
+    from crossbeat import console
+    from crossbeat.cohort import read_conventions
+    from crossbeat.data import check as find_problems
+
+    cohort = cohort_at(cohort_csv)
+    with console.bar("checking scans", len(cohort)) as step:
+        problems = find_problems(
+            cohort, cohort_csv.parent, read_conventions(cohort_csv.parent), progress=step
+        )
+    for problem in problems:
+        console.say(str(problem))
+    errors = sum(problem.severity == "error" for problem in problems)
+    console.say(f"{len(cohort)} scans, {errors} errors, {len(problems) - errors} warnings and notes")
+    if errors:
+        raise typer.Exit(1)
+    console.then("crossbeat", "train", "supervised", cohort_csv, "-o", "runs/first")

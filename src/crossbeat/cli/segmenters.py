@@ -1,0 +1,157 @@
+"""Commands about segmenters: train one, segment scans with it, take it elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crossbeat.cli.options import Csv, Device, Everything, Seed, Where, app, choice, cohort_at, pick
+from crossbeat.errors import CrossbeatError, SettingsError, did_you_mean
+from crossbeat.methods import METHODS
+
+if TYPE_CHECKING:
+    from crossbeat.cohort import Cohort
+    from crossbeat.methods.recipe import Recipe
+    from crossbeat.training import Run
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help=f"{', '.join(METHODS)}; see `info`")],
+    cohort_csv: Csv,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="run folder to make")],
+    recipe: Annotated[Path | None, typer.Option(help="a recipe file; recipes/ holds one a method")] = None,
+    changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a setting")] = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option("--resume", help="go on where the run stopped")] = False,
+    device: Device = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="number of devices")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="number of machines")] = 1,
+    precision: Annotated[str, typer.Option(help="auto, 32, bf16 or 16")] = "auto",
+    seed: Seed = 0,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="alike every time, slower")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would cost, and stop")] = False,
+) -> None:
+    """Train a segmenter by one of the methods."""
+    from crossbeat import console
+
+    if method not in METHODS:
+        raise SettingsError(f"method {method!r} does not exist; {did_you_mean(method, METHODS)}")
+    from crossbeat.training import Run
+
+    settings = METHODS[method].settings.load(recipe, changes)
+    cohort = cohort_at(cohort_csv)
+    run = Run(
+        out,
+        seed=seed,
+        device=choice(device, "auto", "cpu", "cuda"),
+        devices=devices,
+        nodes=nodes,
+        precision=choice(precision, "auto", "32", "bf16", "16"),
+        deterministic=deterministic,
+        resume=resume,
+    )
+    if dry_run:
+        _estimate(method, cohort, settings, replace(run, estimates={}))
+        return
+    run.open(settings.model_dump(mode="json"), cohort, f"crossbeat train {method}")
+    try:
+        segmenter = METHODS[method].train(cohort, settings, run)
+    except CrossbeatError:
+        run.withdraw()
+        raise
+    if run.rank == 0:
+        segmenter.save(out / "segmenter")
+        facts = {key: segmenter.provenance[key] for key in ("trained_on", "chosen")}
+        run.close(method=method, size=settings.size, select=settings.select, **facts)
+        console.say(f"segmenter: {out / 'segmenter'}")
+        console.then("crossbeat", "predict", out, cohort_csv)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a trained run")],
+    scans: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="cohort.csv, NIfTI file, folder of NIfTI or DICOM")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="folder of label maps; RUN/predictions")
+    ] = None,
+    ensemble: Annotated[
+        list[Path], typer.Option("--ensemble", metavar="RUN", help="average with this run too")
+    ] = [],  # noqa: B006
+    tta: Annotated[bool, typer.Option("--tta", help="average over the four mirror images")] = False,
+    largest_component: Annotated[bool, typer.Option(help="keep each structure's largest part only")] = True,
+    sequence: Annotated[
+        str, typer.Option(help="of files and folders: bssfp, lge …; unsaid, DICOM tells and NIfTI is bssfp")
+    ] = "",
+    where: Where = "",
+    everything: Everything = False,
+    device: Device = "auto",
+) -> None:
+    """Segment scans; label maps lie on each scan's own grid. Exit 1 if a scan failed."""
+    from crossbeat import console
+    from crossbeat.data.predictions import open_input, prediction_writer
+    from crossbeat.prediction import predict_cohort
+    from crossbeat.segmenter import find_device, load_segmenter
+
+    out = out or run / "predictions"
+    place = find_device(device)
+    segmenters = [load_segmenter(r / "segmenter", place) for r in (run, *ensemble)]
+    found, notes = open_input(scans, out, sequence)
+    for note in notes:
+        console.warn(note)
+    cohort = pick(found, where, everything)
+    write = prediction_writer(out, cohort, {"runs": [str(r) for r in (run, *ensemble)], "flips": tta})
+    with console.bar("predicting", len(cohort)) as step:
+        failures = predict_cohort(
+            segmenters,
+            cohort,
+            write,
+            flips=tta,
+            largest_component=largest_component,
+            progress=step,
+        )
+    for failure in failures:
+        console.complain(failure.problem)
+    console.say(f"label maps of {len(cohort) - len(failures)} of {len(cohort)} scans: {out}")
+    if failures:
+        raise typer.Exit(1)
+    holder = run if out == run / "predictions" else out
+    if len(cohort.labelled()):
+        same = [*(["--where", where] if where else []), *(["--all"] if everything else [])]
+        console.then("crossbeat", "evaluate", holder, scans, *same)
+    else:
+        console.then("crossbeat", "measure", holder)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a trained run")],
+    format_name: Annotated[str, typer.Option("--format", help="onnx, torchscript, pt2 or monai")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="folder to make")],
+) -> None:
+    """Write a run's network for use without crossbeat, and check what was written."""
+    from crossbeat import console
+    from crossbeat.export import export_segmenter
+    from crossbeat.segmenter import load_segmenter
+
+    made = export_segmenter(load_segmenter(run / "segmenter"), format_name, out)
+    console.say(f"largest difference of a probability: {made.largest_difference:.2g}\nmodel: {made.file}")
+    console.then(f"read {made.guide} on how to run it")
+
+
+def _estimate(method: str, cohort: Cohort, settings: Recipe, run: Run) -> None:
+    """Say what a training would see, do and cost, from a few real steps; nothing is written."""
+    from crossbeat import console
+    from crossbeat.methods.recipe import find_domains
+
+    for part, scans in vars(find_domains(cohort, settings, run.seed)).items():
+        console.say(f"{part.replace('_', ' ')}: {len(scans)} scans of {len(scans.subjects)} subjects")
+    METHODS[method].train(cohort, settings, run)
+    rows = [[name, *estimate.told()] for name, estimate in (run.estimates or {}).items()]
+    console.table("", ["Stage", "Updates", "Parameters", "Memory", "Time"], rows)
+    console.say("dry run: nothing was trained or written")
+    console.then("the same command without --dry-run")
