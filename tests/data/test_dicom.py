@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_ge_one_series_with_an_odd_uid_reads_without_noise(tmp_path: Path) -> No
         stack = one(tmp_path)
     assert_every_image_is_in_its_place(stack)
     assert stack.header.vendor == "GE"
-    assert guess_sequence(stack) == "bssfp"
+    assert guess_sequence(stack).sequence == "bssfp"
     np.testing.assert_allclose(stack.frame_times_ms, [20, 60, 100, 140])
     assert frame_interval_ms(stack) == pytest.approx(40.0)
     assert geometry.spacing_mm(stack.affine) == pytest.approx((8.0, 1.25, 1.5), abs=1e-3)
@@ -142,7 +143,7 @@ def test_still_stacks_have_one_frame_and_their_sequence(tmp_path: Path, words: s
     stack = one(tmp_path)
     assert_every_image_is_in_its_place(stack, frames=1)
     assert stack.frame_times_ms is None
-    assert guess_sequence(stack) == sequence
+    assert guess_sequence(stack).sequence == sequence
 
 
 def test_enhanced_multi_frame_files_are_read_like_single_images(tmp_path: Path) -> None:
@@ -262,9 +263,9 @@ def test_what_is_no_short_axis_stack_is_refused_by_folder_series_and_reason(
     tmp_path: Path, change: Change, words: str
 ) -> None:
     trees.cine(tmp_path / "s1", slices=5, description="my cine", change=change)
-    with pytest.raises(AssertionError, match=words):
-        raise AssertionError(refusal(tmp_path))
-    assert f"{tmp_path / 's1'}: series '300 my cine': " in refusal(tmp_path)
+    told = refusal(tmp_path)
+    assert told.startswith(f"{tmp_path / 's1'}: series '300 my cine': ")
+    assert re.search(words, told)
 
 
 @pytest.mark.parametrize("words", ["cine 4CH", "tf2d_2ch", "cine_lax", "LVOT", "3-chamber"])
