@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 
 from crossbeat import geometry
-from crossbeat.data.series import SeriesHeader, looks_like_localiser, looks_long_axis, sequence_of, vendor_of
+from crossbeat.data.series import (
+    Guess,
+    SeriesHeader,
+    looks_like_localiser,
+    looks_long_axis,
+    sequence_of,
+    vendor_of,
+)
 
 _LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ENHANCED_MR: Final = "1.2.840.10008.5.1.4.1.1.4.1"  # SOP class, DICOM PS3.4 B.5
@@ -464,6 +471,6 @@ def frame_interval_ms(stack: Stack) -> float | None:
     return float(np.median(np.diff(stack.frame_times_ms)))
 
 
-def guess_sequence(stack: Stack) -> str:
-    """bssfp, lge, t2 or tagged, from the header's words; 'unknown' where they say nothing."""
+def guess_sequence(stack: Stack) -> Guess:
+    """bssfp, lge, t2 or tagged, from the header; 'unknown' where it says nothing."""
     return sequence_of(stack.header, frames=len(stack.array))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 _VENDORS: Final = {
     "siemens": "Siemens",
@@ -24,12 +25,34 @@ _SHORT_AXIS: Final = re.compile(r"short.?axis|\bsax|sax\b|(?<![a-z])sa(?![a-z])|
 _LONG_AXIS: Final = re.compile(
     r"long.?axis|\blax|lax\b|(?<![a-z])la(?![a-z])|[2-5][\s_-]?(ch|chamber|cv)(?![a-z])|lvot|rvot|\bvla\b|\bhla\b"
 )
-_SEQUENCES: Final = (
-    ("tagged", re.compile(r"tag|grid|spamm|cspamm")),
-    ("lge", re.compile(r"\blge|lge\b|delay|late.?enh|late.?gad|psir|viab|(?<![a-z])m?de(?![a-z])|ir_?tfl")),
-    ("t2", re.compile(r"(?<![a-z0-9])t2(?!\s*\*|star)|stir|edema|oedema")),
-    ("bssfp", re.compile(r"cine|ssfp|true?fi|fiesta|b-?tfe|bffe|tfi2d")),
-)
+
+
+def _words(*patterns: str) -> re.Pattern[str]:
+    """Any of them, where no letter stands right before or behind."""
+    letter = r"[^\W\d_]"
+    return re.compile(rf"(?<!{letter})(?:{'|'.join(patterns)})(?!{letter})")
+
+
+# "Tag 2" is German for the second day; "tag 8mm" is a tagged scan.
+_SURE: Final = {
+    "tagged": _words(
+        r"(?:grid|line|cine)?tag(?:s|ged|ging)?(?![\s_.-]*\d+(?![\d\s]*mm))", r"gridtag[a-z]*", r"c?spamm"
+    ),
+    "lge": _words(
+        r"lge(?:sax?)?", r"psir[a-z]*", "mde", r"late[\s_-]*(?:gd|gad[a-z]*|enh[a-z]*)",
+        r"delay(?:ed)?[\s_-]*(?:gad[a-z]*|enh[a-z]*|hyper[a-z]*)",
+    ),
+    "t2": _words(r"t2[\s_-]?(?:w|weighted|tse|fse|stir|haste|blade)", "stir", "tirm", r"o?edema[a-z]*"),
+}  # fmt: skip
+_LIKELY: Final = {
+    "tagged": _words("tag", "grid"),
+    "lge": _words(
+        "late", "delayed", r"viab[a-z]*", r"de[_-](?:cmr|mri?|psir|ir|tfl|flash|sax?|short)", r"ir_?tfl[a-z]*"
+    ),
+    "t2": _words(r"(?<!\d)t2(?![\s_-]*(?:\*|star))[a-z]*"),
+}
+_STEADY_STATE: Final = re.compile(r"ssfp|true?fi|fiesta|(?<![a-z])s?b-?(?:tfe|ffe)|tfi2d")
+_CINE: Final = re.compile(r"(?<![a-z])cine")
 
 
 @dataclass(frozen=True)
@@ -72,9 +95,50 @@ def looks_long_axis(header: SeriesHeader) -> bool:
     return bool(_LONG_AXIS.search(header.words)) and not _SHORT_AXIS.search(header.words)
 
 
-def sequence_of(header: SeriesHeader, frames: int) -> str:
-    """bssfp, lge, t2 or tagged; a cine in steady state is bssfp without words; else 'unknown'."""
-    for name, pattern in _SEQUENCES:
-        if pattern.search(header.words):
-            return name
-    return "bssfp" if frames > 1 and "SS" in header.variant else "unknown"
+class Guess(NamedTuple):
+    """The sequence of a series by its header, and what speaks against it or is missing ('' where nothing)."""
+
+    sequence: str
+    """bssfp, lge, t2, tagged or unknown."""
+    remark: str
+
+
+def sequence_of(header: SeriesHeader, frames: int) -> Guess:
+    """What the words of a series call it; a cine in steady state is bssfp unless they are sure of another."""
+    sure, likely = _named(_SURE, header.words), _named(_LIKELY, header.words)
+    steady = bool(_STEADY_STATE.search(header.words)) or _says_steady_state(header.variant)
+    cine = frames > 1 and steady
+    if sure or (likely and not cine):
+        return _with_doubts(sure or likely, frames)
+    if not cine and not _STEADY_STATE.search(header.words) and not _CINE.search(header.words):
+        return Guess("unknown", "its header does not tell the sequence; say it with sequence=…")
+    if not likely:
+        return Guess("bssfp", "")
+    name, word = next(iter(likely.items()))
+    return Guess(
+        "bssfp",
+        f"its header says {word!r}, as {name} would, but it is a cine in steady state: taken for bssfp; "
+        "if it is not, say sequence=…",
+    )
+
+
+def _with_doubts(named: dict[str, str], frames: int) -> Guess:
+    name, *others = named
+    if others:
+        said = " and ".join(repr(word) for word in named.values())
+        return Guess(name, f"its header says {said}: taken for {name}; if it is not, say sequence=…")
+    if frames > 1 and name != "tagged":
+        doubt = f"its header says {named[name]!r}, but it has {frames} frames like a cine: taken for {name}"
+        return Guess(name, f"{doubt}; if it is not, say sequence=…")
+    return Guess(name, "")
+
+
+def _named(patterns: Mapping[str, re.Pattern[str]], words: str) -> dict[str, str]:
+    """The sequences whose pattern occurs, with the word that did."""
+    return {name: found[0] for name, pattern in patterns.items() if (found := pattern.search(words))}
+
+
+def _says_steady_state(variant: str) -> bool:
+    """SS without SP: a spoiled gradient echo may be called steady state too (DICOM PS3.3 C.8.3.1)."""
+    values = re.findall(r"[A-Z]+", variant)
+    return "SS" in values and "SP" not in values

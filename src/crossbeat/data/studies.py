@@ -11,7 +11,7 @@ from crossbeat.cohort import Row
 from crossbeat.data.dicom import Stack, frame_interval_ms, guess_sequence, read_folder, top_folder
 from crossbeat.data.listing import Layout, Listing, place
 from crossbeat.data.nifti import write_volume
-from crossbeat.data.series import SeriesHeader
+from crossbeat.data.series import Guess, SeriesHeader
 from crossbeat.errors import FileError
 
 
@@ -19,7 +19,7 @@ from crossbeat.errors import FileError
 class _Found:
     subject: str
     stack: Stack
-    sequence: str
+    guess: Guess
 
 
 def index_dicom(root: Path, folder: Path, sequence: str = "") -> Listing:
@@ -34,7 +34,8 @@ def index_dicom(root: Path, folder: Path, sequence: str = "") -> Listing:
     stacks, refused = read_folder(root)
     subjects, joined = _subjects(root, stacks)
     remarks = [*map(str, refused), *joined]
-    found = [_Found(s, k, sequence or guess_sequence(k)) for s, k in zip(subjects, stacks, strict=True)]
+    guesses = [Guess(sequence, "") if sequence else guess_sequence(stack) for stack in stacks]
+    found = [_Found(*one) for one in zip(subjects, stacks, guesses, strict=True)]
     found.sort(key=lambda one: one.subject)
     if not found:
         reasons = "; ".join(remarks[:3]) or "no DICOM file is there"
@@ -42,10 +43,12 @@ def index_dicom(root: Path, folder: Path, sequence: str = "") -> Listing:
     rows = []
     for one, scan in zip(found, _scan_names(found), strict=True):
         remarks += [f"{scan}: {note}" for note in one.stack.notes]
-        if one.sequence == "unknown":
-            remarks.append(f"{scan}: its header does not tell the sequence; say it with sequence=…")
+        if one.guess.remark:
+            remarks.append(f"{scan}: {one.guess.remark}")
         rows.append(
-            write_stack(one.stack, folder / "nifti" / f"{scan}.nii.gz", one.subject, one.sequence, folder)
+            write_stack(
+                one.stack, folder / "nifti" / f"{scan}.nii.gz", one.subject, one.guess.sequence, folder
+            )
         )
     return Listing(tuple(rows), tuple(remarks))
 
@@ -113,7 +116,7 @@ def _same_subject(keys: list[set[tuple[str, ...]]]) -> list[list[int]]:
 
 def _scan_names(found: list[_Found]) -> list[str]:
     """subject_sequence, numbered where a subject has several of one sequence."""
-    return _numbered([f"{f.subject}_{f.sequence}" for f in found])
+    return _numbered([f"{f.subject}_{f.guess.sequence}" for f in found])
 
 
 def _numbered(bases: list[str]) -> list[str]:
