@@ -48,6 +48,33 @@ def test_a_label_file_of_the_images_shape_labels_every_frame(folder: Path) -> No
     assert case.spacing_mm == pytest.approx((8.0, 1.5, 1.3))
 
 
+@pytest.mark.parametrize(
+    ("step", "unit", "times"),
+    [
+        (31.5, "msec", [0.0, 31.5, 63.0]),
+        (0.03125, "sec", [0.0, 31.25, 62.5]),
+        (1.0, "sec", None),  # what ITK writes where it knows nothing
+        (31.5, "unknown", None),
+        (0.0, "msec", None),
+    ],
+)
+def test_the_header_tells_the_frame_interval_where_the_row_does_not(
+    folder: Path, step: float, unit: str, times: list[float] | None
+) -> None:
+    for name in ("cine", "f0"):
+        image = nib.load(folder / f"{name}.nii.gz")
+        header = image.header.copy()
+        header.set_xyzt_units("mm", unit)
+        header["pixdim"][4] = step
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine, header), folder / f"{name}.nii.gz")
+    read = reader(folder, {})
+    found = read(ROW).frame_times_ms
+    assert (found is None) if times is None else (found is not None and found.tolist() == times)
+    np.testing.assert_array_equal(read(replace(ROW, frame_interval_ms=40.0)).frame_times_ms, [0, 40, 80])
+    assert read(replace(ROW, image="f0.nii.gz;f1.nii.gz")).frame_times_ms is None
+    assert read(replace(ROW, image="f0.nii.gz")).frame_times_ms is None
+
+
 @pytest.mark.parametrize("labels", ["0=gt.nii.gz;2=gt.nii.gz", "0=g0.nii.gz; 2=g2.nii.gz"])
 def test_frames_that_nobody_labelled_are_unknown(folder: Path, labels: str) -> None:
     case = reader(folder, {})(replace(ROW, labels=labels))

@@ -23,12 +23,16 @@ from crossbeat.labels import CONVENTIONS, UNKNOWN, Convention, Structure, find_c
 
 _SAME: Final = 0.02  # voxels: what float32 headers and printed decimals lose over a field of 500 voxels
 _ROUNDED: Final = 0.5  # voxels: beyond half a voxel a label belongs to the neighbour
+_LONGEST_FRAME_MS: Final = (
+    250.0  # a real-time frame takes up to 200 ms; ITK writes 1 s where it knows nothing
+)
 _PARTS_OF_WALL: Final = frozenset({Structure.SCAR, Structure.EDEMA})
 
 
 def reader(folder: Path, conventions: Mapping[str, Convention]) -> Reader:
     """The function that reads a row of the cohort.csv in `folder`, knowing the user's own `conventions`.
 
+    Frame times follow the row's `frame_interval_ms`, else that in the header of a 4-D file where it can be one.
     Hand it to `cohort.read_cohort`. It raises `FileError`, `CaseError`, `CohortError` or `SettingsError`,
     each naming the file or the scan.
     """
@@ -36,7 +40,7 @@ def reader(folder: Path, conventions: Mapping[str, Convention]) -> Reader:
     def read(row: Row) -> Case:
         image = read_image(row, folder)
         labels, drawn = _read_row_labels(row, folder, conventions, image)
-        interval = row.frame_interval_ms
+        interval = _interval_ms(row, image)
         return Case(
             id=row.scan,
             subject=row.subject,
@@ -157,6 +161,14 @@ def restrict(
         frame[~np.isin(frame, [0, UNKNOWN, *kept])] = Structure.BACKGROUND
         seen.append(structures)
     return cut, tuple(seen)
+
+
+def _interval_ms(row: Row, image: Volume) -> float | None:
+    stated = image.info.frame_interval_ms
+    if row.frame_interval_ms is not None:
+        return row.frame_interval_ms
+    believable = image.info.frames > 1 and stated is not None and stated <= _LONGEST_FRAME_MS
+    return stated if believable else None
 
 
 def _read_row_labels(
