@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import trees
 
+from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row, read_cohort
 from crossbeat.data.predictions import open_input, open_predictions, prediction_reader, prediction_writer
 from crossbeat.data.reading import reader
-from crossbeat.errors import FileError, RunError
+from crossbeat.errors import CaseError, FileError, RunError
 
 
 def scans(folder: Path, names: str = "abc") -> Cohort:
@@ -114,3 +115,46 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> No
     cohort, notes = open_input(tmp_path / "in", tmp_path / "out", "lge")
     assert [(row.scan, row.sequence) for row in cohort] == [("anna_sax", "lge"), ("bert_sax", "lge")]
     assert notes == ()
+
+
+def forbidden(row: Row) -> Case:
+    raise AssertionError(f"{row.scan} was read, where its header would do")
+
+
+@pytest.mark.parametrize("image", ["turned.nii.gz", "images/a.nii.gz;images/b.nii.gz"])
+def test_a_label_map_is_held_against_the_header_of_its_scan_alone(tmp_path: Path, image: str) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    scans(folder)
+    stored = np.stack([trees.grey(trees.heart(t), t) for t in range(3)], -1).transpose(2, 0, 1, 3)
+    trees.save(folder / "turned.nii.gz", stored, trees.AFFINE[:, [2, 0, 1, 3]])
+    cohort = Cohort((Row("s", "s", "bssfp", image),), reader(folder, {}), "cohort", folder)
+    frames = cohort.read(cohort.rows[0]).image.shape[0]
+    predict(cohort, out)
+    read = prediction_reader(out, replace(cohort, read=forbidden))
+    found = read(cohort.rows[0])
+    assert found is not None
+    assert found.shape == (frames, 4, 22, 24)
+
+
+def test_a_label_map_of_another_grid_is_refused_by_the_headers(tmp_path: Path) -> None:
+    cohort, out = scans(tmp_path / "in"), tmp_path / "out"
+    predict(cohort, out)
+    shifted = trees.AFFINE.copy()
+    shifted[0, 3] += 13.0
+    trees.save(tmp_path / "in" / "images" / "a.nii.gz", trees.grey(trees.heart(), 0), shifted)
+    trees.save(tmp_path / "in" / "images" / "b.nii.gz", trees.grey(trees.heart(), 0)[:-1])
+    (tmp_path / "in" / "images" / "c.nii.gz").unlink()
+    read = prediction_reader(out, replace(cohort, read=forbidden))
+    for row, words in zip(
+        cohort,
+        (
+            "a.nii.gz: lies up to 10.0 voxels away from scan 'a': the grid differs",
+            r"b.nii.gz: has shape \(1, 4, 22, 24\) .* scan 'b' has \(1, 4, 22, 23\); predict that scan",
+            r"images/c.nii.gz: there is no such file",
+        ),
+        strict=True,
+    ):
+        with pytest.raises(FileError, match=words):
+            read(row)
+    with pytest.raises(CaseError, match="names no image file; write one"):
+        read(replace(cohort.rows[0], image=";"))

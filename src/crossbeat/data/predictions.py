@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from crossbeat.cohort import Cohort, Row, read_cohort, write_cohort
 from crossbeat.data.listing import nifti_files, place, stem
 from crossbeat.data.nifti import sidecar, write_labels
-from crossbeat.data.reading import read_labels, reader
+from crossbeat.data.reading import read_grid, read_labels, reader
 from crossbeat.data.studies import index_dicom
 from crossbeat.errors import CaseError, FileError, RunError
 
@@ -95,7 +95,8 @@ def prediction_reader(
 ) -> Callable[[Row], NDArray[np.uint8] | None]:
     """The function that reads a scan's label map (t, z, y, x) back, None where there is none.
 
-    `folder` is a run folder or one of label maps. With a cohort, the label map must lie on its scan's grid.
+    `folder` is a run folder or one of label maps. With a cohort, the label map must lie on
+    its scan's grid, by the headers of both.
     """
     folder = _label_maps(folder)
 
@@ -103,7 +104,7 @@ def prediction_reader(
         path = prediction_path(folder, row)
         if not path.exists():
             return None
-        return read_labels(path, cohort.read(row) if cohort else None)
+        return read_labels(path, read_grid(row, cohort.folder) if cohort else None)
 
     return read
 

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from crossbeat import geometry
 from crossbeat.case import Case
 from crossbeat.cohort import Reader, Row
-from crossbeat.data.nifti import Info, Volume, on_our_axes, read_volume
+from crossbeat.data.nifti import Info, Volume, on_our_axes, read_info, read_volume
 from crossbeat.errors import CaseError, FileError, GeometryWarning
 from crossbeat.labels import CONVENTIONS, UNKNOWN, Convention, Structure, find_convention, translate
 
@@ -26,7 +26,17 @@ _ROUNDED: Final = 0.5  # voxels: beyond half a voxel a label belongs to the neig
 _LONGEST_FRAME_MS: Final = (
     250.0  # a real-time frame takes up to 200 ms; ITK writes 1 s where it knows nothing
 )
+_NO_IMAGE: Final = "names no image file; write one, or several 3-D ones separated by `;`"
 _PARTS_OF_WALL: Final = frozenset({Structure.SCAR, Structure.EDEMA})
+
+
+class Grid(NamedTuple):
+    """Where a scan's voxels lie, without their values."""
+
+    scan: str
+    shape: tuple[int, ...]
+    """(t, z, y, x)."""
+    affine: geometry.Affine
 
 
 def reader(folder: Path, conventions: Mapping[str, Convention]) -> Reader:
@@ -64,7 +74,7 @@ def read_image(row: Row, folder: Path) -> Volume:
     """
     volumes = [read_volume(locate(folder, name)) for name in row.image_files]
     if not volumes:
-        raise CaseError(row.scan, "names no image file; write one, or several 3-D ones separated by `;`")
+        raise CaseError(row.scan, _NO_IMAGE)
     first = volumes[0]
     if len(volumes) == 1:
         return first
@@ -76,6 +86,15 @@ def read_image(row: Row, folder: Path) -> Volume:
             )
         _agree(volume.info, first.info, what="frame")
     return first._replace(array=np.concatenate([v.array for v in volumes]))
+
+
+def read_grid(row: Row, folder: Path) -> Grid:
+    """The grid of the row's image, from the headers alone; of several files the first counts, each being a frame."""
+    infos = [read_info(locate(folder, name), warn=False) for name in row.image_files]
+    if not infos:
+        raise CaseError(row.scan, _NO_IMAGE)
+    frames = infos[0].frames if len(infos) == 1 else len(infos)
+    return Grid(row.scan, (frames, *_turned_shape(infos[0])[::-1]), infos[0].affine)
 
 
 def read_label_file(
@@ -108,26 +127,28 @@ def read_label_file(
 
 
 def read_labels(
-    path: Path, reference: Case | None = None, convention: Convention = CONVENTIONS["crossbeat"]
+    path: Path, reference: Case | Grid | None = None, convention: Convention = CONVENTIONS["crossbeat"]
 ) -> NDArray[np.uint8]:
     """A label map, such as a prediction, as (t, z, y, x) uint8 in our values on our axes.
 
-    With a `reference` its grid must be that of the case, to half a voxel at every corner, and so must its
+    With a `reference` its grid must be that of the scan, to half a voxel at every corner, and so must its
     number of frames; else `FileError`.
     """
     volume = read_volume(path, warn=False)
     if reference is not None:
-        if volume.array.shape != reference.image.shape:
+        if isinstance(reference, Case):
+            reference = Grid(reference.id, reference.image.shape, reference.affine)
+        if volume.array.shape != reference.shape:
             raise FileError(
                 path,
-                f"has shape {volume.array.shape} (t, z, y, x), scan {reference.id!r} has "
-                f"{reference.image.shape}; predict that scan again",
+                f"has shape {volume.array.shape} (t, z, y, x), scan {reference.scan!r} has "
+                f"{reference.shape}; predict that scan again",
             )
         off = _corner_offset(volume.affine, reference.affine, volume.array.shape[:0:-1])
         if off > _ROUNDED:
             raise FileError(
                 path,
-                f"lies up to {off:.1f} voxels away from scan {reference.id!r}: the grid differs; "
+                f"lies up to {off:.1f} voxels away from scan {reference.scan!r}: the grid differs; "
                 "predict that scan again, or resample with nearest neighbour",
             )
     try:
