@@ -385,6 +385,21 @@ def test_one_slice_is_drawn_but_gets_no_volumes(
     assert line["remark"].startswith("one slice")
 
 
+def test_scans_predicted_one_after_another_are_measured_together_and_none_is_left_out(
+    run: Path, phantom: Path, tmp_path: Path, crossbeat: Command
+) -> None:
+    for scan in ("phantom001_bssfp", "phantom002_bssfp"):
+        words = (phantom / "cohort.csv", "-o", tmp_path, *CPU, "--where", f"scan={scan}")
+        assert crossbeat("predict", run, *words).code == 0
+    assert crossbeat("measure", tmp_path).code == 0
+    measured = {line["scan"] for line in read_csv(tmp_path / "indices.csv")}
+    assert measured == {"phantom001_bssfp", "phantom002_bssfp"}
+    (tmp_path / "phantom002_bssfp.nii.gz").unlink()
+    told = crossbeat("measure", tmp_path)
+    assert told.code == 2
+    assert "1 of its 2 scans have no label map: phantom002_bssfp" in told.err
+
+
 # Nothing of the user's is written over
 
 
