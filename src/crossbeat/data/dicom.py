@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 
 from crossbeat import geometry
+from crossbeat.data.planes import CannotStackError, Plane, pixels_of, planes_of
 from crossbeat.data.series import (
     Guess,
     SeriesHeader,
@@ -29,7 +30,6 @@ from crossbeat.data.series import (
 )
 
 _LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
-_ENHANCED_MR: Final = "1.2.840.10008.5.1.4.1.1.4.1"  # SOP class, DICOM PS3.4 B.5
 _DIRECTORY: Final = "1.2.840.10008.1.3.10"  # DICOMDIR: a table of contents, DICOM PS3.10 8.6
 _DICOM_NAMES: Final = (".dcm", ".dicom", ".ima")
 _SAME_DIRECTION: Final = 1e-3  # largest difference of direction cosines within a stack
@@ -67,44 +67,11 @@ class Refusal(NamedTuple):
         return f"{self.folder}: series {self.series!r}: {self.problem}"
 
 
-@dataclass(frozen=True)
-class _Plane:
-    """One image: where it lies, when it was taken, where its pixels are."""
-
-    path: Path
-    index: int | None
-    """Frame within a multi-frame file; None for a file of one image."""
-    corner: NDArray[np.float64]
-    """LPS mm of the centre of the first pixel."""
-    row: NDArray[np.float64]
-    """Direction of growing column index, LPS."""
-    column: NDArray[np.float64]
-    spacing: tuple[float, float]
-    """mm between rows, between columns."""
-    size: tuple[int, int]
-    """Rows, columns."""
-    time_ms: float | None
-    order: tuple[float, ...]
-    """Temporal position, acquisition and instance number, for want of a time."""
-    slope: float
-    intercept: float
-    kind: str
-    """Third and fourth value of ImageType where they say magnitude or phase."""
-
-    @property
-    def normal(self) -> NDArray[np.float64]:
-        return np.asarray(np.cross(self.row, self.column), np.float64)
-
-
 @dataclass
 class _Series:
     header: SeriesHeader
-    planes: list[_Plane] = field(default_factory=list)
+    planes: list[Plane] = field(default_factory=list)
     problem: str = ""
-
-
-class _CannotStackError(Exception):
-    """Why some planes are no stack."""
 
 
 def read_folder(folder: Path) -> tuple[list[Stack], list[Refusal]]:
@@ -119,7 +86,7 @@ def read_folder(folder: Path) -> tuple[list[Stack], list[Refusal]]:
         for group in _merge_single_slices(series, folder):
             try:
                 stacks.append(_stack(group))
-            except _CannotStackError as problem:
+            except CannotStackError as problem:
                 refused += [Refusal(s.header.folder, s.header.name, str(problem)) for s in group]
     return stacks, refused
 
@@ -142,8 +109,8 @@ def _collect(folder: Path) -> tuple[list[_Series], list[Refusal]]:
                 )
             continue
         try:
-            one.planes += _planes(dataset, path)
-        except _CannotStackError as problem:
+            one.planes += planes_of(dataset, path)
+        except CannotStackError as problem:
             one.problem = one.problem or str(problem)
     for one in found.values():
         one.problem = one.problem or _kind_problem(one)
@@ -164,74 +131,6 @@ def _header(dataset: pydicom.Dataset, path: Path) -> SeriesHeader:
         variant=str(dataset.get("SequenceVariant", "") or "").upper(),
         patient=str(dataset.get("PatientID", "") or ""),
         study=str(dataset.get("StudyInstanceUID", "") or ""),
-    )
-
-
-def _planes(dataset: pydicom.Dataset, path: Path) -> list[_Plane]:
-    if dataset.get("Modality", "MR") != "MR":
-        raise _CannotStackError(f"modality {dataset.Modality} is not MR; give cardiac MR")
-    if "Rows" not in dataset or "Columns" not in dataset:
-        raise _CannotStackError("holds no images (a report or presentation state); leave it out")
-    if int(dataset.get("SamplesPerPixel", 1)) != 1:
-        raise _CannotStackError("colour (RGB) images, such as screenshots or maps; give the grey series")
-    try:
-        if str(dataset.get("SOPClassUID", "")) == _ENHANCED_MR:
-            return _enhanced_planes(dataset, path)
-        if int(dataset.get("NumberOfFrames", 1) or 1) > 1:
-            raise _CannotStackError("multi-frame images that are not Enhanced MR; export single images")
-        return [_plane([dataset], dataset, path, None)]
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        if isinstance(error, _CannotStackError):
-            raise
-        raise _CannotStackError(f"{path.name} has no usable position ({error}); export it again") from None
-
-
-def _enhanced_planes(dataset: pydicom.Dataset, path: Path) -> list[_Plane]:
-    shared = next(iter(dataset.get("SharedFunctionalGroupsSequence", None) or [pydicom.Dataset()]))
-    frames = list(dataset.PerFrameFunctionalGroupsSequence)
-    return [
-        _plane([*_macros(frame), *_macros(shared), dataset], dataset, path, index)
-        for index, frame in enumerate(frames)
-    ]
-
-
-def _macros(group: pydicom.Dataset) -> list[pydicom.Dataset]:
-    """The items of a functional group, each holding a few plain attributes."""
-    return [item for element in group if element.VR == "SQ" for item in element.value]
-
-
-def _plane(
-    places: Sequence[pydicom.Dataset], dataset: pydicom.Dataset, path: Path, index: int | None
-) -> _Plane:
-    def get(name: str, default: Any = None) -> Any:
-        found = (p.get(name) for p in places)
-        return next((v for v in found if v not in (None, "")), default)
-
-    position, orientation, spacing = (
-        get(k) for k in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-    )
-    for name, value in (("position", position), ("orientation", orientation), ("pixel spacing", spacing)):
-        if value is None:
-            raise _CannotStackError(f"{path.name} says no {name}; export the original images")
-    directions = np.asarray(orientation, np.float64).reshape(2, 3)
-    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    time = get("TriggerTime", get("NominalCardiacTriggerDelayTime"))
-    order = [get("TemporalPositionIndex", get("TemporalPositionIdentifier", 0))]
-    order += [get("AcquisitionNumber", 0), get("InstanceNumber", 0), 0 if index is None else index]
-    image_type = [str(v).upper() for v in get("FrameType", get("ImageType", ())) or ()]
-    return _Plane(
-        path=path,
-        index=index,
-        corner=np.asarray(position, np.float64),
-        row=directions[0],
-        column=directions[1],
-        spacing=(float(spacing[0]), float(spacing[1])),
-        size=(int(dataset.Rows), int(dataset.Columns)),
-        time_ms=None if time is None else float(time),
-        order=tuple(float(v) for v in order),
-        slope=float(get("RescaleSlope", 1)),
-        intercept=float(get("RescaleIntercept", 0)),
-        kind=next((v for v in image_type[2:] if v in ("P", "PHASE MAP", "VELOCITY", "R", "I")), "M"),
     )
 
 
@@ -257,7 +156,7 @@ def _kind_problem(series: _Series) -> str:
     return ""
 
 
-def _orientations(planes: Iterable[_Plane]) -> int:
+def _orientations(planes: Iterable[Plane]) -> int:
     return len({tuple(np.round(p.normal, 1) + 0.0) for p in planes})
 
 
@@ -311,10 +210,10 @@ def _stack(group: Sequence[_Series]) -> Stack:
     if max(np.abs(np.stack([p.row, p.column]) - [planes[0].row, planes[0].column]).max() for p in planes) > (
         _SAME_DIRECTION
     ):
-        raise _CannotStackError("slices are not parallel, so they make no stack; split the series")
+        raise CannotStackError("slices are not parallel, so they make no stack; split the series")
     slices = _by_position(planes)
     if len(slices) < 2:
-        raise _CannotStackError(
+        raise CannotStackError(
             "a single slice, where a stack is needed (a long-axis view or one slice alone)"
         )
     step = _step(slices)
@@ -324,7 +223,7 @@ def _stack(group: Sequence[_Series]) -> Stack:
     stored_shape = voxels.shape[:0:-1]
     turn = geometry.find_turn(stored_affine, (stored_shape[0], stored_shape[1], stored_shape[2]))
     if turn.axes[0] != 2:
-        raise _CannotStackError(
+        raise CannotStackError(
             "slices are not the thickest direction, as in an isotropic 3-D volume; reformat it to a short-axis stack"
         )
     affine = turn.affine(stored_affine, (stored_shape[0], stored_shape[1], stored_shape[2]))
@@ -356,7 +255,7 @@ def _latest_of_each_slice(group: Sequence[_Series]) -> tuple[list[_Series], list
     return list(kept.values()), [note] if again else []
 
 
-def _positions(planes: Iterable[_Plane]) -> list[float]:
+def _positions(planes: Iterable[Plane]) -> list[float]:
     """Places along the normal, in mm, ascending."""
     places: list[float] = []
     for place in sorted(float(p.corner @ p.normal) for p in planes):
@@ -365,31 +264,31 @@ def _positions(planes: Iterable[_Plane]) -> list[float]:
     return places
 
 
-def _by_position(planes: Sequence[_Plane]) -> list[list[_Plane]]:
+def _by_position(planes: Sequence[Plane]) -> list[list[Plane]]:
     normal = planes[0].normal
     places = np.array(_positions(planes))
-    slices: list[list[_Plane]] = [[] for _ in places]
+    slices: list[list[Plane]] = [[] for _ in places]
     for plane in planes:
         slices[int(np.abs(places - plane.corner @ normal).argmin())].append(plane)
     counts = [len(one) for one in slices]
     if len(set(counts)) > 1:
         usual = Counter(counts).most_common(1)[0][0]
         odd = next(i for i, n in enumerate(counts) if n != usual)
-        raise _CannotStackError(
+        raise CannotStackError(
             f"missing frames: the slice at {places[odd]:.1f} mm has {counts[odd]} images, others have {usual}; "
             "export the series again"
         )
     return slices
 
 
-def _step(slices: Sequence[Sequence[_Plane]]) -> NDArray[np.float64]:
+def _step(slices: Sequence[Sequence[Plane]]) -> NDArray[np.float64]:
     """LPS mm from one slice to the next."""
     corners = np.array([one[0].corner for one in slices])
     gaps = np.diff(corners @ slices[0][0].normal)
     usual = float(np.median(gaps))
     if np.abs(gaps - usual).max() > _UNEVEN * usual:
         at = int(np.abs(gaps - usual).argmax())
-        raise _CannotStackError(
+        raise CannotStackError(
             f"non-uniform slice spacing: {gaps[at]:.2f} mm between slices {at} and {at + 1}, {usual:.2f} mm "
             "elsewhere; a slice is missing or doubled: export the whole stack, or split it"
         )
@@ -397,14 +296,14 @@ def _step(slices: Sequence[Sequence[_Plane]]) -> NDArray[np.float64]:
     slide = np.linalg.norm(mean - (mean @ slices[0][0].normal) * slices[0][0].normal)
     wander = np.linalg.norm(corners - corners[0] - np.arange(len(corners))[:, None] * mean, axis=1).max()
     if slide > _SKEW * usual or wander > max(1.0, slices[0][0].spacing[0]):
-        raise _CannotStackError(
+        raise CannotStackError(
             f"slices slide in-plane (by {max(slide, wander):.1f} mm), so they make no right-angled stack; "
             "resample the series first"
         )
     return mean
 
 
-def _by_time(slices: Sequence[Sequence[_Plane]]) -> tuple[list[list[_Plane]], list[str]]:
+def _by_time(slices: Sequence[Sequence[Plane]]) -> tuple[list[list[Plane]], list[str]]:
     """Each slice's images in order of time; by instance number where trigger times are missing or repeat."""
     if len(slices[0]) == 1:
         return [list(one) for one in slices], []
@@ -412,7 +311,7 @@ def _by_time(slices: Sequence[Sequence[_Plane]]) -> tuple[list[list[_Plane]], li
     if all(None not in one and len(set(one)) == len(one) for one in times):
         return [sorted(one, key=lambda p: p.time_ms or 0.0) for one in slices], []
     if any(len({p.order for p in one}) < len(one) for one in slices):
-        raise _CannotStackError(
+        raise CannotStackError(
             "several images of one slice have the same time and number; export each contrast as its own series"
         )
     why = "missing" if any(None in one for one in times) else "not distinct"
@@ -420,7 +319,7 @@ def _by_time(slices: Sequence[Sequence[_Plane]]) -> tuple[list[list[_Plane]], li
     return [sorted(one, key=lambda p: p.order) for one in slices], [note]
 
 
-def _frame_times_ms(grid: Sequence[Sequence[_Plane]]) -> NDArray[np.float64] | None:
+def _frame_times_ms(grid: Sequence[Sequence[Plane]]) -> NDArray[np.float64] | None:
     if len(grid[0]) == 1:
         return None
     times = [[np.nan if p.time_ms is None else p.time_ms for p in one] for one in grid]
@@ -428,33 +327,19 @@ def _frame_times_ms(grid: Sequence[Sequence[_Plane]]) -> NDArray[np.float64] | N
     return mean if np.isfinite(mean).all() and (np.diff(mean) > 0).all() else None
 
 
-def _read_pixels(grid: Sequence[Sequence[_Plane]]) -> NDArray[np.float32]:
+def _read_pixels(grid: Sequence[Sequence[Plane]]) -> NDArray[np.float32]:
     """(t, slice, row, column), rescaled."""
     rows, columns = grid[0][0].size
     out = np.empty((len(grid[0]), len(grid), rows, columns), np.float32)
     opened: dict[Path, NDArray[Any]] = {}
     for z, one in enumerate(grid):
         for t, plane in enumerate(one):
-            pixels = _pixels(plane, opened)
+            pixels = pixels_of(plane, opened)
             out[t, z] = pixels * np.float32(plane.slope) + np.float32(plane.intercept)
     return out
 
 
-def _pixels(plane: _Plane, opened: dict[Path, NDArray[Any]]) -> NDArray[np.float32]:
-    try:
-        if plane.index is None:
-            return np.asarray(pydicom.dcmread(plane.path).pixel_array, np.float32)
-        if plane.path not in opened:
-            opened[plane.path] = pydicom.dcmread(plane.path).pixel_array
-        return np.asarray(opened[plane.path].reshape(-1, *plane.size)[plane.index], np.float32)
-    except (AttributeError, ValueError, RuntimeError, OSError, NotImplementedError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise _CannotStackError(
-            f"pixels of {plane.path.name} cannot be decoded ({reason}); export it uncompressed"
-        ) from None
-
-
-def _affine(first: _Plane, step: NDArray[np.float64]) -> geometry.Affine:
+def _affine(first: Plane, step: NDArray[np.float64]) -> geometry.Affine:
     """RAS+ affine of (column, row, slice) indices: DICOM PS3.3 C.7.6.2.1.1, with x and y negated."""
     lps = np.eye(4)
     lps[:3, 0] = first.row * first.spacing[1]
