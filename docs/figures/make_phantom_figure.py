@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from PIL import Image
+from PIL import Image, ImageColor
 
 from crossbeat.labels import Structure
 from crossbeat.synthetic.anatomy import GROUPS, Heart
@@ -103,10 +103,21 @@ def main(out: Path) -> None:
         )
     figure.subplots_adjust(0.005, 0.005, 0.995, 0.97, 0.03, 0.12)
     figure.savefig(out, dpi=100)
-    with Image.open(
-        out
-    ) as picture:  # 96 colours are enough for greys and five contours, and a third of the size
-        picture.convert("RGB").quantize(96, dither=Image.Dither.NONE).save(out, optimize=True)
+    with Image.open(out) as picture:
+        picture.convert("RGB").quantize(palette=_palette(), dither=Image.Dither.NONE).save(out, optimize=True)
+
+
+def _palette() -> Image.Image:
+    """Greys, and the contours' colours mixed with them: a third of the size of a picture in full colour."""
+    greys = [(v, v, v) for v in np.linspace(0, 255, 96).round().astype(int).tolist()]
+    colours = [ImageColor.getrgb(colour) for colour in COLOURS.values()]
+    mixed = [
+        tuple(round(share * c + (1 - share) * grey) for c in colour)
+        for colour in colours for share in (1.0, 0.8, 0.6, 0.4) for grey in (20, 80, 140, 200)
+    ]  # fmt: skip
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([v for colour in greys + mixed for v in colour])
+    return palette
 
 
 if __name__ == "__main__":

@@ -54,9 +54,11 @@ def table(lines: list[Line], subjects: int, seed: int) -> str:
         "",
         f"{subjects} phantom hearts (version {PHANTOM_VERSION}, seed {seed}, all five groups, vendors a and b), "
         "bSSFP cine of 25 frames; their exact label maps",
-        "measured as `crossbeat measure` does, less the formulas' values. It is the error of the grid alone: thick "
-        "slices with gaps,",
-        "breath-holds and frames. On a 1-mm isotropic rendering it is below 2 % (`tests/synthetic/test_indices.py`).",
+        "measured as `crossbeat measure` does, less the formulas' values. The stacks hold both ventricles from base "
+        "to apex, so this is the",
+        "error of the grid alone: thick slices with gaps, breath-holds and frames. The RV's is widest, as a slice more "
+        "or less of its wide",
+        "base is some 30 ml. On a 1-mm isotropic rendering it is below 2 % (`tests/synthetic/test_indices.py`).",
         "",
         "| Index | Mean truth | Bias | Limits of agreement |",
         "|---|---:|---:|---:|",

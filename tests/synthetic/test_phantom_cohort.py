@@ -16,8 +16,8 @@ from crossbeat.cohort import read_cohort
 from crossbeat.data.nifti import write_volume
 from crossbeat.errors import SettingsError
 from crossbeat.labels import Structure, looks_swapped
-from crossbeat.synthetic import PHANTOM_VERSION, make_cohort
-from crossbeat.synthetic.cohort import Scan, draw_subject, scan_heart, scan_slice
+from crossbeat.synthetic import GROUPS, PHANTOM_VERSION, make_cohort
+from crossbeat.synthetic.cohort import Scan, draw_subject, plan_stack, scan_heart, scan_slice
 from crossbeat.synthetic.imaging import draw_lattice, draw_session
 from crossbeat.synthetic.sampling import Slice
 from crossbeat.synthetic.scanners import SCANNERS
@@ -54,6 +54,25 @@ def test_stacks_run_from_apex_to_base_as_the_readers_turn_them(scans: dict[str, 
         assert np.linalg.det(scan.affine[:3, :3]) > 0
         area = (scan.labels[0] > 0).sum(axis=(1, 2))
         assert area[: len(area) // 2].sum() < area[len(area) // 2 :].sum()
+
+
+@pytest.mark.parametrize("vendor", SCANNERS)
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_cine_stack_covers_both_ventricles_from_base_to_apex(vendor: str, group: str) -> None:
+    """RV outflow 12 mm above the mitral plane, and the apex, lie within the slices, gaps counted."""
+    lattice = np.zeros((48, 48, 48), np.float32)
+    for index in range(4):
+        heart, rng = draw_subject(1, index, group), np.random.default_rng(index)
+        session = draw_session(rng, heart, SCANNERS[vendor], "bssfp", lattice)
+        cuts, affine = plan_stack(rng, session)
+        half = np.linalg.norm(affine[:3, 2]) / 2
+        heights = []
+        for cut in cuts:  # where the long axis meets the slice
+            along = (cut.origin_mm - heart.base_mm) @ cut.normal / (heart.axes_matrix[2] @ cut.normal)
+            heights.append(float(along))
+        assert heights[-1] - half < -12
+        assert heights[0] + half > heart.shape.length_mm - 1
+        assert 9 <= len(cuts) <= 12
 
 
 def test_sequences_share_the_patient(scans: dict[str, Scan]) -> None:

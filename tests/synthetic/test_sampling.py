@@ -7,7 +7,7 @@ import pytest
 
 from crossbeat.synthetic import Heart
 from crossbeat.synthetic.anatomy import LABEL_OF_TISSUE
-from crossbeat.synthetic.sampling import Mixture, Slice, mix, mix_around, mix_everywhere
+from crossbeat.synthetic.sampling import Mixture, Slice, mix, mix_around
 from crossbeat.synthetic.tissue import Tissue
 
 
@@ -22,6 +22,21 @@ def _heart_cut(heart: Heart, share: float, pixel: float, thickness: float, n: in
     right, down = -heart.axes_matrix[0] * pixel, heart.axes_matrix[1] * pixel
     middle = heart.heart_to_mm(np.array([8.0, 0, share * heart.shape.length_mm]))
     return Slice(middle - (right + down) * (n - 1) / 2, right, down, -heart.axes_matrix[2], (n, n), thickness)
+
+
+def _count_everywhere(heart: Heart, cut: Slice, phase: float) -> np.ndarray:
+    """Shares (tissue, y, x) from 8 x 8 samples of every voxel, four times as many across: the slow, obvious way."""
+    offsets, deep = (np.arange(8) + 0.5) / 8 - 0.5, 4 * cut.depths_mm.size
+    depths = ((np.arange(deep) + 0.5) / deep - 0.5) * cut.thickness_mm
+    rows = (np.arange(cut.shape[0])[:, None] + offsets).ravel()[:, None]
+    columns = (np.arange(cut.shape[1])[:, None] + offsets).ravel()[None, :]
+    shares = np.zeros((len(Tissue), *cut.shape), np.float32)
+    for depth in depths.tolist():
+        kinds = heart.tissue_at(*cut.points_mm(rows, columns, depth), phase)
+        blocks = kinds.reshape(cut.shape[0], 8, cut.shape[1], 8)
+        for tissue in np.unique(kinds):
+            shares[tissue] += (blocks == tissue).mean(axis=(1, 3)) / deep
+    return shares
 
 
 def test_an_edge_through_a_voxel_shares_it() -> None:
@@ -67,22 +82,32 @@ def test_signal_mixes_linearly_with_its_sign() -> None:
 
 @pytest.mark.parametrize("share", [0.15, 0.5, 0.85])
 def test_few_samples_are_close_to_eight_times_as_many(share: float) -> None:
-    """The threshold of the phantom: RMS over the mixed voxels below 0.04 for every tissue of the heart."""
-    heart = Heart.draw(np.random.default_rng(1), "NOR")
+    """RMS over the mixed voxels: below 0.08 for every tissue in the picture, below 0.04 for cavities and wall.
+
+    On paper a sheet that lies in the slice is off by 1/4 / √12 = 0.072, with four samples across.
+    """
+    heart = Heart.draw(np.random.default_rng(1), "MINF")
     cut = _heart_cut(heart, share, 1.25, 8.0, 64)
 
     def classify(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         return heart.tissue_at(x, y, z, 0.2)
 
-    quick = mix(classify, cut, slice(0, 64), slice(0, 64))
-    n = 8 * cut.depths_mm.size
-    fine = mix_everywhere(classify, cut, 8, ((np.arange(n) + 0.5) / n - 0.5) * 8.0)
-    error = quick.fractions() - fine.fractions()
-    for tissue in (Tissue.LV_BLOOD, Tissue.MYOCARDIUM, Tissue.RV_BLOOD):
-        shared = (fine.fractions()[tissue] > 0) & (fine.fractions()[tissue] < 1)
-        assert np.sqrt((error[tissue][shared] ** 2).mean()) < 0.04
-        assert abs(error[tissue].sum()) < 0.01 * fine.fractions()[tissue].sum() + 0.5
-    agree = quick.labels(LABEL_OF_TISSUE) == fine.labels(LABEL_OF_TISSUE)
+    mixture = mix(classify, cut, slice(0, 64), slice(0, 64))
+    quick, fine = mixture.fractions(), _count_everywhere(heart, cut, 0.2)
+    checked = []
+    for tissue in Tissue:
+        shared = (fine[tissue] > 0) & (fine[tissue] < 1)
+        if shared.sum() < 20:  # too few voxels for a mean
+            continue
+        checked.append(tissue)
+        error = (quick - fine)[tissue]
+        assert np.sqrt((error[shared] ** 2).mean()) < 0.08, tissue.name
+        if tissue in (Tissue.LV_BLOOD, Tissue.MYOCARDIUM, Tissue.RV_BLOOD):
+            assert np.sqrt((error[shared] ** 2).mean()) < 0.04, tissue.name
+            assert abs(error.sum()) < 0.01 * fine[tissue].sum() + 0.5, tissue.name
+    assert {Tissue.LV_BLOOD, Tissue.MYOCARDIUM, Tissue.RV_BLOOD, Tissue.RV_WALL, Tissue.FAT} <= set(checked)
+    slow = Mixture(mixture.tissue, np.arange(64 * 64), fine.reshape(len(Tissue), -1).T)
+    agree = mixture.labels(LABEL_OF_TISSUE) == slow.labels(LABEL_OF_TISSUE)
     assert agree.mean() > 0.985
 
 
