@@ -12,7 +12,14 @@ from PIL import Image
 
 from crossbeat.case import Case, Domain
 from crossbeat.labels import UNKNOWN, Structure
-from crossbeat.report.overlays import Window, contour_path, heart_window, overlay_svg, three_levels
+from crossbeat.report.overlays import (
+    Window,
+    annotation_note,
+    contour_path,
+    heart_window,
+    overlay_svg,
+    three_levels,
+)
 
 
 def points(path: str) -> np.ndarray:
@@ -104,3 +111,14 @@ def test_without_reference_or_where_nobody_looked_the_prediction_stands_alone() 
         svg = overlay_svg(make_case(labels), predicted, 0, 0, Window(0, 10, 0, 10), "")
         assert "reference" not in svg
         assert svg.count("predicted") == 1
+
+
+def test_what_nobody_looked_at_is_called_so() -> None:
+    labels = np.zeros((1, 1, 10, 10), np.uint8)
+    assert annotation_note(make_case(labels), 0, 0) == "only LV, MYO drawn"
+    labels[..., :5] = UNKNOWN
+    assert annotation_note(make_case(labels), 0, 0) == "only LV, MYO drawn; annotated in part"
+    labels[:] = UNKNOWN
+    assert annotation_note(make_case(labels), 0, 0) == "not annotated"
+    assert annotation_note(make_case(None), 0, 0) == "not annotated"
+    assert annotation_note(make_case(labels * 0), 0, 0, [Structure.LV, Structure.MYO]) == ""

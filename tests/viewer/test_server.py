@@ -18,7 +18,7 @@ from crossbeat.data.predictions import prediction_writer
 from crossbeat.data.reading import reader
 from crossbeat.errors import RunError
 from crossbeat.viewer import make_app, open_app
-from crossbeat.viewer.server import in_outline
+from crossbeat.viewer.server import annotated_share, in_outline
 
 
 class Client:
@@ -188,3 +188,18 @@ def test_the_reference_can_be_asked_for_in_outline(client: Client) -> None:
     np.testing.assert_array_equal(
         found, in_outline(served(client, "reference", "second").transpose(3, 2, 1, 0))
     )
+
+
+def test_slices_that_nobody_looked_at_are_not_taken_for_empty_ones(run: Path, client: Client) -> None:
+    case = next(read_cohort(run / "predictions" / "cohort.csv", reader).cases())
+    labels = case.labels.copy()
+    labels[0, 0] = 255
+    labels[1, 2, :3] = 255
+    half = replace(case, labels=labels)
+    assert annotated_share(half) == [[0.0, 1.0, 1.0], [1.0, 1.0, 0.5]]
+    still = replace(half, drawn=(case.drawn[0], frozenset()))
+    assert annotated_share(still)[1] == [0.0] * 3, "a frame that nobody labelled"
+    assert annotated_share(replace(case, labels=None, drawn=())) == [[0.0] * 3] * 2
+    assert client.get("/annotated", params={"scan": "second"}).json() == [[1.0] * 3] * 2
+    assert client.get("/annotated", params={"scan": "elsewhere"}).status_code == 404
+    assert "not annotated" in client.get("/").text

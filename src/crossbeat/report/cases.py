@@ -13,7 +13,7 @@ from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CrossbeatError
 from crossbeat.labels import TRAINED, fold_into_myocardium
-from crossbeat.report.overlays import Window, heart_window, overlay_svg, three_levels
+from crossbeat.report.overlays import Window, annotation_note, heart_window, overlay_svg, three_levels
 from crossbeat.report.tables import Block, scans_by_dice
 
 ReadPrediction = Callable[[Row], NDArray[np.uint8] | None]
@@ -28,6 +28,8 @@ class Picture:
     """Phase and level: 'ED, base'."""
     dice: str
     """Dice of this slice by structure; '' where it was not scored."""
+    note: str
+    """'not annotated' and the like; '' where all structures of the slice were looked at."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,10 @@ def _picture(
     rows = scores[(scores["slice"] == str(z)) & (scores["metric"] == "dice")]
     dice = rows.set_index("structure")["value"].reindex([s.name for s in TRAINED]).dropna()
     said = ", ".join(f"{structure} {value:.2f}" for structure, value in dice.items())
-    label = f"Scan {case.id}, {name}, slice {z}: contours of prediction and reference" + (
-        f"; Dice {said}" if said else ""
-    )
-    return Picture(overlay_svg(case, predicted, frame, z, window, label), name, said)
+    note = annotation_note(case, frame, z)
+    label = f"Scan {case.id}, {name}, slice {z}: contours of prediction and reference"
+    label += f"; Dice {said}" * bool(said) + f"; {note}" * bool(note)
+    return Picture(overlay_svg(case, predicted, frame, z, window, label), name, said, note)
 
 
 def _frames(scores: pd.DataFrame, frames: int) -> list[int]:

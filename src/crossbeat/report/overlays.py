@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crossbeat.case import Case
-from crossbeat.labels import TRAINED, UNKNOWN, Structure, fold_into_myocardium
+from crossbeat.labels import TRAINED, UNKNOWN, Structure, fold_drawn, fold_into_myocardium
 from crossbeat.report.svg import COLOURS
 
 MARGIN_MM: Final = 14.0
@@ -111,6 +111,19 @@ def overlay_svg(
             path = contour_path(reference[window.cut] == structure, (dy, dx))
             parts.append(f'<path class="reference" d="{path}"/>' if path else "")
     return "".join([*parts, "</svg>"])
+
+
+def annotation_note(case: Case, frame: int, z: int, structures: Sequence[Structure] = TRAINED) -> str:
+    """What an absent dashed line does not mean: 'not annotated' where nobody looked, 'only LV drawn' where
+    the others were left out; '' where a slice was annotated in full.
+    """
+    drawn = case.drawn[frame]
+    if case.labels is None or not drawn or (case.labels[frame, z] == UNKNOWN).all():
+        return "not annotated"
+    seen = [s.name for s in structures if s in fold_drawn(drawn)]
+    said = [f"only {', '.join(seen)} drawn"] if len(seen) < len(structures) else []
+    said += ["annotated in part"] if (case.labels[frame, z] == UNKNOWN).any() else []
+    return "; ".join(said)
 
 
 def three_levels(drawn: NDArray[np.bool_]) -> list[int]:

@@ -20,8 +20,8 @@ from crossbeat.data.predictions import prediction_path, prediction_reader
 from crossbeat.data.reading import reader
 from crossbeat.data.stack import as_nifti
 from crossbeat.errors import CrossbeatError, RunError
-from crossbeat.evaluation import MEAN, read_scores
-from crossbeat.labels import UNKNOWN, fold_into_myocardium
+from crossbeat.evaluation import read_scores
+from crossbeat.labels import TRAINED, UNKNOWN, fold_into_myocardium
 
 Kind = Literal["image", "reference", "prediction"]
 
@@ -73,6 +73,15 @@ def make_app(cohort: Cohort, predictions: Path | None = None, scores: Path | Non
         listed = [_describe(row, dice.get(row.scan), predictions) for row in cohort]
         return sorted(listed, key=lambda scan: (scan["dice"] is None, scan["dice"] or 0.0))
 
+    @app.get("/annotated")
+    def annotated(scan: str) -> list[list[float]]:
+        if scan not in rows:
+            raise HTTPException(404, f"no scan {scan!r} in this cohort")
+        try:
+            return annotated_share(read_case(scan))
+        except (CrossbeatError, OSError) as error:
+            raise HTTPException(500, str(error)) from None
+
     @app.get("/volume/{kind}")
     def volume(kind: Kind, scan: str, outline: bool = False) -> Response:
         if scan not in rows:
@@ -103,6 +112,15 @@ def serve(path: Path, port: int = 8111) -> None:
     uvicorn.run(open_app(path), host="127.0.0.1", port=port, log_level="warning")
 
 
+def annotated_share(case: Case) -> list[list[float]]:
+    """For each frame and each slice of it the share of its voxels that annotators looked at, in [0, 1]."""
+    if case.labels is None:
+        return [[0.0] * case.image.shape[1]] * case.frames
+    looked_at = (case.labels != UNKNOWN).mean(axis=(2, 3))
+    looked_at[[t for t in range(case.frames) if not case.drawn[t]]] = 0
+    return [[float(share) for share in of_frame] for of_frame in looked_at]
+
+
 def in_outline(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(…, y, x) labels of which each structure keeps the voxels with another label beside them in the slice."""
     beyond = np.pad(labels, [(0, 0)] * (labels.ndim - 2) + [(1, 1), (1, 1)])
@@ -128,9 +146,10 @@ def _describe(row: Row, dice: float | None, predictions: Path | None) -> dict[st
 
 
 def _mean_dice(path: Path) -> Mapping[str, float]:
-    """Mean Dice of each scan over its structures and frames."""
+    """Mean Dice of each scan over its frames and the structures drawn in them."""
+    drawn = [s.name for s in TRAINED]
     table = read_scores(path)
-    rows = table[table["slice"].isna() & (table["metric"] == "dice") & (table["structure"] == MEAN)]
+    rows = table[table["slice"].isna() & (table["metric"] == "dice") & table["structure"].isin(drawn)]
     found = rows.groupby("scan")["value"].mean().dropna()
     return {str(scan): float(value) for scan, value in found.items()}
 
