@@ -283,23 +283,26 @@ def _indices(row: Row) -> dict[str, Any]:
         "ed_frame_from": "given", "es_frame_from": "given",
         **{k: "nan" if np.isnan(v) else v for k, v in values.items()}, "wall_thickness_ed_mm": 9.3,
         "wall_thickness_ed_max_mm": 11.0, "wall_thickness_es_mm": 12.1, "wall_thickness_es_max_mm": 14.9,
-        "scar_mass_g": "nan", "spacing_source": row.spacing_source, "papillary": "in the LV cavity",
+        "scar_mass_g": "nan", "spacing_source": row.spacing_source,
+        "sequence": row.sequence, "split": row.split, "papillary": "in the LV cavity",
     }  # fmt: skip
 
 
 def _agreement(rows: list[Row]) -> Iterator[dict[str, Any]]:
     for row in rows:
         found, truth = (_index_values(f(row.scan)) for f in (_predicted_labels, _reference_labels))
-        for index in ("lv_edv_ml", "lv_ef_percent", "lv_mass_g"):
+        for index in ("lv_edv_ml", "lv_ef_percent", "rv_esv_ml"):
             yield {"scan": row.scan, "subject": row.subject, "index": index,
-                   "predicted": found[index], "reference": truth[index]}  # fmt: skip
+                   "predicted": found[index], "reference": truth[index],
+                   "sequence": row.sequence, "split": row.split, "spacing_source": row.spacing_source}  # fmt: skip
 
 
 def _volumes(row: Row, frames: int) -> Iterator[dict[str, Any]]:
     labels = _predicted_labels(row.scan, frames)
     for t in range(frames):
         lv, myo, rv = (_volume_of(labels[t], s) for s in DRAWN)
-        yield {"scan": row.scan, "frame": t, "time_ms": 42.0 * t, "lv_ml": lv, "myo_ml": myo, "rv_ml": rv}
+        yield {"scan": row.scan, "frame": t, "time_ms": 42.0 * t, "lv_ml": lv, "myo_ml": myo, "rv_ml": rv,
+               "spacing_source": row.spacing_source}  # fmt: skip
 
 
 def _log() -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import statistics as by_hand
 from collections import defaultdict
@@ -151,7 +152,7 @@ def test_a_nominal_mark_stands_beside_every_mm_and_ml(page: Page) -> None:
             assert "†" not in "".join(line)
     indices = page.table("Scan", "ED frame", "ES frame")
     header = next(t for t in page.tables if t[0][:2] == ["Scan", "ED frame"])[0]
-    for line in indices:
+    for line in indices[:-1]:
         for name, cell in zip(header[3:], line[3:], strict=True):
             nominal = line[0] != "patient101" and not name.startswith(("LV EF", "RV EF")) and cell != "–"
             assert cell.endswith("†") == nominal, (name, line)
@@ -183,19 +184,201 @@ def test_a_full_size_has_no_such_banner(run: FakeRun) -> None:
 
 def test_indices_are_those_of_the_file(made: FakeRun, page: Page) -> None:
     lines = {line[0]: line for line in page.table("Scan", "ED frame", "ES frame")}
+    assert lines["patient104"][1:3] == ["0 given", "5 given"]
     edv, esv = made.lv_volumes_ml("patient104")
     assert lines["patient104"][3:5] == [f"{edv:.1f}†", f"{esv:.1f}†"]
     assert lines["patient104"][6] == f"{100 * (edv - esv) / edv:.1f}"
     assert "–" in lines[LOST[0]], "an RV that was not found has no volume"
 
 
-def test_agreement_is_bias_and_limits_computed_by_hand(made: FakeRun, page: Page) -> None:
+def test_agreement_is_bias_and_limits_computed_by_hand_with_their_intervals(
+    made: FakeRun, page: Page
+) -> None:
     rows = list(csv.DictReader((made.path / "agreement.csv").read_text().splitlines()))
     differences = [float(r["predicted"]) - float(r["reference"]) for r in rows if r["index"] == "lv_edv_ml"]
     bias, sd = by_hand.mean(differences), by_hand.stdev(differences)
-    expected = [f"{v:+.1f}†".replace("-", "−") for v in (bias, bias - 1.959964 * sd, bias + 1.959964 * sd)]
-    line = next(x for x in page.table("Index", "Scans", "Bias") if x[0] == "LV EDV, ml†")
-    assert line[2:] == expected
+    half = 2.262157 * sd / 10**0.5  # t(9)
+    wide = 2.262157 * sd * (1 / 10 + 1.959964**2 / 18) ** 0.5
+    line = next(x for x in page.table("Index", "Patients", "Scans") if x[0] == "LV EDV, ml†")
+    assert line[1:5] == ["10", "10", "0", "0"]
+    expected = [
+        f"{v:+.1f} ({v - w:+.1f} to {v + w:+.1f})†".replace("-", "−")
+        for v, w in ((bias, half), (bias - 1.959964 * sd, wide), (bias + 1.959964 * sd, wide))
+    ]
+    assert line[5:] == expected
+
+
+def test_a_missed_ventricle_is_counted_beside_the_bias_and_in_the_totals(page: Page) -> None:
+    line = next(x for x in page.table("Index", "Patients", "Scans") if x[0] == "RV ESV, ml†")
+    assert line[1:5] == ["9", "9", "1", "0"]
+    indices = page.table("Scan", "ED frame", "ES frame")
+    head = next(t for t in page.tables if t[0][:2] == ["Scan", "ED frame"])[0]
+    rv_esv = next(i for i, name in enumerate(head) if name.startswith("RV ESV"))
+    assert indices[-1][0] == "Scans without"
+    assert indices[-1][rv_esv] == "1"
+    assert indices[-1][3] == "0"
+
+
+def test_agreement_is_shown_without_indices_and_two_scans_of_a_patient_are_one(whole_run: FakeRun) -> None:
+    (whole_run.path / "indices.csv").unlink()
+    (whole_run.path / "volumes.csv").unlink()
+    rows = list(csv.DictReader((whole_run.path / "agreement.csv").read_text().splitlines()))
+    for row in rows:
+        row["subject"] = "patient101" if row["scan"] == "patient102" else row["subject"]
+    write(whole_run.path / "agreement.csv", rows)
+    page = read(write_report(whole_run.path, None, whole_run.read_prediction))
+    line = next(x for x in page.table("Index", "Patients", "Scans") if x[0] == "LV EDV, ml†")
+    assert line[1:3] == ["9", "10"]
+
+
+def test_clinical_indices_are_parted_by_domain_and_split_as_dice_is(whole_run: FakeRun) -> None:
+    """Four LGE scans are the target, one of them no test; the others, cine, are the source."""
+    for name in ("scores.csv", "indices.csv", "agreement.csv"):
+        rows = list(csv.DictReader((whole_run.path / name).read_text().splitlines()))
+        for row in rows:
+            row["sequence"] = "lge" if row["scan"] < "patient105" else "bssfp"
+            row["split"] = "validation" if row["scan"] == "patient104" else "test"
+        write(whole_run.path / name, rows)
+    (whole_run.path / "settings.yaml").write_text("target: {sequence: [lge]}\nsource: {}\n")
+    page = read(write_report(whole_run.path, None, whole_run.read_prediction))
+    tables = [t for t in page.tables if t[0][:3] == ["Index", "Patients", "Scans"]]
+    assert [t[1][1] for t in tables] == ["3", "6"]
+    by_scan = [t for t in page.tables if t[0][:2] == ["Scan", "ED frame"]]
+    assert [len(t) - 4 for t in by_scan] == [3, 6]
+    assert page.text.index("On the target, LGE") < page.text.index("On the source, cine bSSFP")
+    assert (
+        "3 patients, 3 scans of the test split; 1 scan of other splits in the files, not here." in page.text
+    )
+    labels = [v for _, name, v in page.attributes if name == "aria-label" and v.startswith("Bland")]
+    assert len(labels) == 6
+
+
+def trained_on(run: FakeRun, **parts: list[str]) -> None:
+    file = run.path / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"trained_on": parts | {"scans": 7}}))
+
+
+def test_scores_on_training_scans_are_called_no_test_and_have_no_interval(run: FakeRun) -> None:
+    trained_on(run, source=["patient104", "patient105"], labelled_target=[], target=["patient001"])
+    page = read(write_report(run.path, None, run.read_prediction))
+    text = " ".join(page.text.split())
+    assert "2 of 10 scored scans were trained on: not a test." in text
+    assert text.index("2 of 10 scored scans") < text.index("Dice,")
+    assert {line[-4] for line in page.table("Structure", "Metric")} == {"none: trained on"}
+    assert "no interval: trained on these scans" in text
+    head, lines = headline(evaluation.read_scores(run.path / "scores.csv"), run.path)
+    assert {line[head.index("95 % interval")] for line in lines} == {"none: trained on"}
+
+
+def test_a_cohort_without_splits_was_trained_on_whole(run: FakeRun) -> None:
+    """As an old run.json says nothing, the cohort does: rows of split train or of none trained."""
+    for name in ("cohort.csv", "scores.csv"):
+        rows = list(csv.DictReader((run.path / name).read_text().splitlines()))
+        write(run.path / name, [row | {"split": ""} for row in rows])
+    text = " ".join(read(write_report(run.path, None, run.read_prediction)).text.split())
+    assert "10 of 10 scored scans were trained on: not a test." in text
+    assert "its run.json does not say" in text
+
+
+def test_other_scans_of_a_trained_patient_are_no_test_unless_transductive(run: FakeRun) -> None:
+    rows = list(csv.DictReader((run.path / "cohort.csv").read_text().splitlines()))
+    rows[0]["subject"] = "patient104"
+    write(run.path / "cohort.csv", rows)
+    trained_on(run, source=[rows[0]["scan"]], target=["patient106"], labelled_target=[])
+    text = " ".join(read(write_report(run.path, None, run.read_prediction)).text.split())
+    assert "1 of 10 scored scans were trained on: not a test." in text
+    assert "A further 1 scored scan of patients of whom other scans were trained on." in text
+    trained_on(run, source=[rows[0]["scan"]])
+    text = " ".join(read(write_report(run.path, None, run.read_prediction)).text.split())
+    assert (
+        "1 scored scan of patients of whom other scans were trained on: not a test on unseen patients."
+        in text
+    )
+    settings = run.path / "settings.yaml"
+    settings.write_text(settings.read_text().replace("transductive: false", "transductive: true"))
+    trained_on(run, source=[rows[0]["scan"]], target=["patient106"], labelled_target=[])
+    text = " ".join(read(write_report(run.path, None, run.read_prediction)).text.split())
+    assert "Transductive:" in text
+    assert "not a test." not in text
+
+
+def test_a_true_test_split_has_no_such_banner(page: Page) -> None:
+    assert "trained on:" not in page.text
+
+
+def test_what_it_was_trained_on_is_what_run_json_states(run: FakeRun) -> None:
+    (run.path / "settings.yaml").write_text(
+        "target: {vendor: [Philips]}\nsource: {vendor: [Siemens]}\ntarget_labels: train\ntarget_labelled: 1\n"
+    )
+    rows = list(csv.DictReader((run.path / "cohort.csv").read_text().splitlines()))
+    philips = [r["scan"] for r in rows if r["vendor"] == "Philips"][:4]
+    siemens = [r["scan"] for r in rows if r["vendor"] == "Siemens"][:5]
+    trained_on(run, source=siemens, target=philips, labelled_target=philips[:1])
+    text = " ".join(read(write_report(run.path, None, run.read_prediction)).text.split())
+    assert (
+        "Trained on 5 subjects (source cine bSSFP, 5 scans, labelled, vendor Siemens); 1 subject (target cine bSSFP, "
+        "1 scan, labelled, vendor Philips); 3 subjects (target cine bSSFP, 3 scans, labels hidden, vendor Philips)."
+    ) in text
+    trained_on(run)
+    file = run.path / "run.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "trained_on"}))
+    text = " ".join(read(write_report(run.path, None, run.read_prediction)).text.split())
+    assert "labels as set: target_labels train, target_labelled 1" in text
+
+
+def test_a_nominal_scan_counts_in_whichever_table_it_stands(measured_run: FakeRun) -> None:
+    for name in ("indices.csv", "volumes.csv", "agreement.csv"):
+        rows = list(csv.DictReader((measured_run.path / name).read_text().splitlines()))
+        for row in rows:
+            if name == "volumes.csv" and row["scan"] == "patient102":
+                row["spacing_source"] = "nominal"
+        write(measured_run.path / name, rows)
+    page = read(write_report(measured_run.path, None, measured_run.read_prediction))
+    text = " ".join(page.text.split())
+    assert "the voxel spacing of 1 of 2 scans is a stand-in" in text
+    assert "a wrong one changes what it predicts" in text
+    lines = {line[0]: line for line in page.table("Scan", "ED frame", "ES frame")}
+    assert lines["patient102"][3].endswith("†")
+    assert "†" not in "".join(lines["patient101"])
+
+
+def test_few_patients_have_no_interval_and_the_page_says_so(measured_run: FakeRun) -> None:
+    page = read(write_report(measured_run.path, None, measured_run.read_prediction))
+    assert {line[-4] for line in page.table("Structure", "Metric")} == {"too few patients"}
+    assert "too few patients for an interval" in " ".join(page.text.split())
+
+
+def test_frames_that_were_found_are_told_from_those_given(run: FakeRun) -> None:
+    rows = list(csv.DictReader((run.path / "indices.csv").read_text().splitlines()))
+    rows[1] |= {"es_frame_from": "found"}
+    write(run.path / "indices.csv", rows)
+    lines = read(write_report(run.path, None, run.read_prediction)).table("Scan", "ED frame", "ES frame")
+    assert lines[1][1:3] == ["0 given", "5 found"]
+
+
+def test_a_mean_of_fewer_structures_stands_apart_under_their_names(run: FakeRun) -> None:
+    rows = [r for r in run.scores() if not (r["scan"] == "patient101" and r["structure"] == "RV")]
+    for row in rows:
+        if row["scan"] == "patient101" and row["structure"] == "mean":
+            row["structure"] = "mean LV MYO"
+    write(run.path / "scores.csv", rows)
+    page = read(write_report(run.path, None, run.read_prediction))
+    lines = page.table("Structure", "Metric")
+    of = {line[0]: line for line in lines if line[0].startswith("Mean")}
+    assert {name: line[5] for name, line in of.items()} == {
+        "Mean of LV, MYO, RV": "9",
+        "Mean of LV, MYO": "1",
+    }
+    assert page.text.index("Dice, Mean of LV, MYO, RV") < page.text.index("Dice, LV cavity")
+    assert page.table("Scan", "Frame", "Phase", "Structure") == [[LOST[0], "5", "ES", "RV cavity"]]
+
+
+def test_the_scans_predicted_are_described_beside_the_cohort_of_the_run(made: FakeRun, page: Page) -> None:
+    first, second = (t for t in page.tables if t[0][:2] == ["Split", "Role"])
+    assert [line[4] for line in second[1:]] == ["10"]
+    assert sum(int(line[4]) for line in first[1:]) == 40
+    labels = [v for _, name, v in page.attributes if name == "aria-label"]
+    assert labels.index("Cohort of the run") < labels.index("Scans predicted")
 
 
 def test_the_page_loads_nothing(made: FakeRun, page: Page) -> None:
@@ -368,7 +551,7 @@ def test_the_terminal_shows_the_same_numbers(made: FakeRun, page: Page) -> None:
     head, lines = headline(evaluation.read_scores(made.path / "scores.csv"))
     assert len(head) == len(lines[0])
     shown = page.table("Structure", "Metric")
-    assert [line[1] for line in lines] == ["LV cavity", "Myocardium", "RV cavity", "Mean of structures"]
+    assert [line[1] for line in lines] == ["LV cavity", "Myocardium", "RV cavity", "Mean of LV, MYO, RV"]
     assert lines[0][2] == shown[0][2]
     assert lines[2][-1] == "1"
     assert "(nominal)" in lines[0][4]

@@ -79,7 +79,8 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder
 
     if not (run / "run.json").exists():
         raise RunError(f"{run}: is no run folder (no run.json); `crossbeat train` makes one")
-    cohort = cohort_at(run / "cohort.csv")
+    predicted = run / "predictions" / "cohort.csv"
+    cohort = cohort_at(predicted if predicted.exists() else run / "cohort.csv")
     page = write_report(run, cohort, prediction_reader(run / "predictions"))
     console.say(f"report: {page}")
     console.then(f"open {page} in a browser")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +11,12 @@ from crossbeat.cohort import Cohort
 from crossbeat.report import page as pages
 from crossbeat.report.cases import ReadPrediction, case_views, worst_median_best
 from crossbeat.report.charts import Chart, curve_chart
-from crossbeat.report.clinical import agreements, index_table, volume_curves
+from crossbeat.report.clinical import clinical_parts, volume_curves
 from crossbeat.report.provenance import provenance, settings_text
 from crossbeat.report.run_folder import RunFolder, as_text, read_run
 from crossbeat.report.summary import write_summary
 from crossbeat.report.tables import blocks, data_table, headline_scores
+from crossbeat.report.writing import write_whole
 
 __all__ = ["ReadPrediction", "headline", "write_report", "write_summary"]
 
@@ -26,30 +26,32 @@ def write_report(
 ) -> Path:
     """Write `report.html` into a run folder, and its charts as SVG into `figures/`; the path of the page.
 
-    `cohort` reads the images and references of the scans that were scored (their pictures are left out
-    without it), `read_prediction` gives a scan's label map (t, z, y, x), or None where there is none. What
+    `cohort` are the scans that were predicted; it reads their images and references (their pictures are left
+    out without it). `read_prediction` gives a scan's label map (t, z, y, x), or None where there is none. What
     the run folder lacks is named in the page with the command that makes it; no folder raises `RunError`.
     """
     page = make_page(read_run(run), cohort, read_prediction, title)
     for chart in _charts(page):
-        _write(run / "figures" / f"{chart.name}.svg", chart.file)
-    return _write(run / "report.html", pages.render(page))
+        write_whole(run / "figures" / f"{chart.name}.svg", chart.file)
+    return write_whole(run / "report.html", pages.render(page))
 
 
-def headline(scores: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+def headline(scores: pd.DataFrame, run: Path | None = None) -> tuple[list[str], list[list[str]]]:
     """The headline table for a terminal, from `evaluation.read_scores`: its head and its lines.
 
-    As in the page: means over patients, of the test split where there is one, domains apart.
+    As in the page: means over patients, of the test split where there is one, domains apart. A `run` folder parts
+    them by its source and target, and takes the intervals from scans that it was trained on.
     """
+    folder = read_run(run) if run is not None else RunFolder(Path())
     head = ["", "Structure", "Dice", "95 % interval", "HD95", "ASSD", "Patients", "Undefined", "Missed"]
     lines = []
-    for block in blocks(as_text(scores), {}):
+    for block in blocks(as_text(scores), folder.settings, folder.trained):
         for row in headline_scores(block):
             of = {s.metric: s for s in row}
             dice = of["dice"].summary
             lines.append(
-                [block.name, pages.NAMES.get(row[0].structure, row[0].structure)]
-                + [pages.spread(of["dice"]), f"{dice.low:.3f} to {dice.high:.3f}"]
+                [block.name, pages.structure_name(row[0].structure)]
+                + [pages.spread(of["dice"]), pages.interval(of["dice"])]
                 + [pages.spread(of[metric]) if metric in of else "–" for metric in ("hd95", "assd")]
                 + [str(dice.n_patients), str(dice.undefined), str(dice.missed)]
             )
@@ -60,7 +62,7 @@ def make_page(
     folder: RunFolder, cohort: Cohort | None, read_prediction: ReadPrediction, title: str | None = None
 ) -> pages.Page:
     """All that the page says, from a run folder that was read."""
-    found = blocks(folder.scores, folder.settings)
+    found = blocks(folder.scores, folder.settings, folder.trained)
     parts = [
         pages.make_part(block, case_views(block, cohort, read_prediction), alone=len(found) == 1)
         for block in found
@@ -76,14 +78,13 @@ def make_page(
         banners=list(pages.banners(folder, parts)),
         missing=folder.missing,
         parts=parts,
-        indices=index_table(folder),
-        agreement=agreements(folder),
+        clinical=clinical_parts(folder),
         volumes=volume_curves(folder, shown_first),
         learning=[(name, list(learning_charts(name, table))) for name, table in folder.stages.items()],
         data=[
-            (f"Cohort of {which}", data_table(rows, folder.settings))
-            for which, rows in (("the run", folder.trained_on), ("this report", cohort))
-            if rows is not None and not (rows is cohort and _same(rows, folder.trained_on))
+            (name, data_table(rows, folder.settings))
+            for name, rows in (("Cohort of the run", folder.cohort), ("Scans predicted", cohort))
+            if rows is not None and not (rows is cohort and _same(rows, folder.cohort))
         ],
         definitions=pages.definitions(folder),
         provenance=provenance(folder, cohort),
@@ -128,16 +129,9 @@ def _charts(page: pages.Page) -> Iterator[Chart]:
     for _, charts in page.learning:
         yield from charts
     yield from page.volumes.charts if page.volumes else ()
-    yield from (a.chart for a in page.agreement if a.chart)
+    yield from (a.chart for part in page.clinical for a in part.agreement if a.chart)
 
 
 def _same(cohort: Cohort, other: Cohort | None) -> bool:
-    return other is not None and cohort.hash() == other.hash()
-
-
-def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-    return path
+    """Whether both list the same scans; their paths differ where their files lie apart."""
+    return other is not None and {(r.subject, r.scan) for r in cohort} == {(r.subject, r.scan) for r in other}

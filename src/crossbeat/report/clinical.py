@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeGuard
+from typing import Any, Final, TypeGuard
 
 import numpy as np
 import pandas as pd
 
 from crossbeat.report.charts import Chart, agreement_chart, volume_chart
+from crossbeat.report.domains import domain_name, parted
 from crossbeat.report.run_folder import RunFolder
-from crossbeat.report.tables import nominal_scans
-from crossbeat.statistics import bland_altman, summarise
+from crossbeat.statistics import agreement_table, summarise
 
 MOST_CURVES: Final = 12
 """Volume curves in the page; a reader looks at a dozen and the file holds all."""
@@ -41,26 +41,51 @@ class Cell:
 
 @dataclass(frozen=True)
 class IndexTable:
-    """Clinical indices scan by scan, each cell with its mark, and mean and SD below."""
+    """Clinical indices scan by scan, each cell with its mark; mean, SD and the count of what is not there below."""
 
     sentence: str
     columns: list[Column]
     rows: list[tuple[str, list[Cell]]]
     totals: list[tuple[str, list[Cell | None]]]
-    nominal: bool
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with its 95 % interval, nan where it has none."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Predicted against reference for one index: bias and 95 % limits of agreement."""
+    """Predicted against reference for one index over patients: bias and 95 % limits of agreement."""
 
     name: str
+    patients: int
     scans: int
-    bias: float
-    low: float
-    high: float
+    """Scans that have it in both masks."""
+    missed: int
+    """Scans whose reference has it and whose prediction has not."""
+    not_in_reference: int
+    bias: Figure
+    low: Figure
+    high: Figure
     nominal: bool
     chart: Chart | None
+
+
+@dataclass(frozen=True)
+class Clinical:
+    """The clinical indices of one domain and split."""
+
+    name: str
+    """'the target, LGE'; '' where there is only one domain."""
+    sentence: str
+    agreement: list[Agreement]
+    indices: IndexTable | None
+    nominal: bool
 
 
 @dataclass(frozen=True)
@@ -85,45 +110,62 @@ def index_name(column: str) -> tuple[str, str]:
 _SHORT: Final = {"lv", "rv", "ed", "es", "edv", "esv", "sv", "ef", "myo"}
 
 
-def index_table(folder: RunFolder) -> IndexTable | None:
-    """The table of indices.csv; None where there is none. Columns that no scan fills are left out."""
-    table = folder.indices
+def clinical_parts(folder: RunFolder) -> list[Clinical]:
+    """Indices and their agreement, parted by domain and split as the scores are; none without either file."""
+    rows = pd.concat(
+        [_where(folder, t).assign(of=i) for i, t in enumerate(_tables(folder))], ignore_index=True
+    )
+    if rows.empty:
+        return []
+    return [
+        _clinical(folder, number, domain_name(name, part), part, rest, is_test)
+        for number, (name, part, rest, is_test) in enumerate(parted(rows, folder.settings))
+    ]
+
+
+def index_table(table: pd.DataFrame, nominal: set[str]) -> IndexTable | None:
+    """The rows of an indices.csv; None where there are none. Columns that no scan fills are left out."""
     if table.empty:
         return None
-    nominal = set(nominal_scans(table))
     measured = [
         c for c in table.columns if index_name(c)[1] and c not in _ONLY_IN_FILE and table[c].notna().any()
     ]
-    shown = ["ed_frame", "es_frame", *measured]
     rows = [
-        (str(line["scan"]), [_cell(line[c], c, line["scan"] in nominal) for c in shown])
+        (
+            str(line["scan"]),
+            [_frame(line, c) for c in _FRAMES]
+            + [_cell(line[c], c, line["scan"] in nominal) for c in measured],
+        )
         for _, line in table.iterrows()
     ]
     found = {c: summarise(table[c].to_numpy(float), table["subject"].tolist()) for c in measured}
+    marked = bool(nominal & set(table["scan"]))
+    blank: list[Cell | None] = [None, None]
     totals = [
-        ("Mean", [None, None, *(_cell(found[c].mean, c, bool(nominal)) for c in measured)]),
-        ("SD", [None, None, *(_cell(found[c].sd, c, bool(nominal)) for c in measured)]),
+        ("Mean", [*blank, *(_cell(found[c].mean, c, marked) for c in measured)]),
+        ("SD", [*blank, *(_cell(found[c].sd, c, marked) for c in measured)]),
+        ("Scans without", [*blank, *(Cell(str(found[c].undefined), False) for c in measured)]),
     ]
-    columns = [Column(index_name(c)[0], bool(nominal) and index_name(c)[1] in _LENGTHS) for c in shown]
+    columns = [
+        Column(index_name(c)[0], marked and index_name(c)[1] in _LENGTHS) for c in (*_FRAMES, *measured)
+    ]
     sentence = (
-        f"{len(table)} scans, from the predicted masks; mean and SD over patients. Frames count from 0; a dash "
-        "is a structure or phase that is not there to be measured. indices.csv holds more."
+        f"{_count(len(table), 'scan')}, from the predicted masks; mean and SD over patients, of the scans that have "
+        "the index. Frames count from 0: given by the cohort.csv, or found in the predicted volume curve. A dash is a "
+        "structure or phase that is not there to be measured. indices.csv holds more."
     )
-    return IndexTable(sentence, columns, rows, totals, bool(nominal))
+    return IndexTable(sentence, columns, rows, totals)
 
 
-def agreements(folder: RunFolder) -> list[Agreement]:
-    """Bland–Altman of every index that agreement.csv holds for predicted and reference masks."""
-    table = folder.agreement
-    if table.empty:
-        return []
-    nominal = set(nominal_scans(folder.indices)) | set(nominal_scans(table))
-    out = []
-    for index in dict.fromkeys(table["index"]):
-        rows = table[table["index"] == index].dropna(subset=["predicted", "reference"])
-        if len(rows):
-            out.append(_agreement(str(index), rows, nominal))
-    return out
+def agreements(pairs: pd.DataFrame, nominal: set[str], part: int, *, intervals: bool) -> list[Agreement]:
+    """Bland–Altman over patients of every index in rows of agreement.csv, those without a defined pair too.
+
+    `part` numbers the charts; without `intervals` there are none of bias and limits.
+    """
+    return [
+        _agreement(figures, pairs[pairs["index"] == figures["index"]], nominal, part, intervals)
+        for figures in agreement_table(pairs).to_dict("records")
+    ]
 
 
 def volume_curves(folder: RunFolder, first: Sequence[str]) -> VolumeCurves | None:
@@ -138,7 +180,7 @@ def volume_curves(folder: RunFolder, first: Sequence[str]) -> VolumeCurves | Non
     scans = [str(s) for s in dict.fromkeys(table["scan"]) if frames[s] > 3]
     if not scans:
         return None
-    nominal = set(nominal_scans(folder.indices)) | set(nominal_scans(folder.scores))
+    nominal = folder.nominal
     order = [s for s in first if s in scans] + [s for s in scans if s not in first]
     charts = [
         volume_chart(
@@ -156,29 +198,82 @@ def volume_curves(folder: RunFolder, first: Sequence[str]) -> VolumeCurves | Non
     )
 
 
-def _agreement(index: str, rows: pd.DataFrame, nominal: set[str]) -> Agreement:
-    name, unit = index_name(index)
-    marked = unit in _LENGTHS and bool(nominal & set(rows["scan"]))
-    predicted, reference = (rows[c].to_numpy(float) for c in ("predicted", "reference"))
-    found = bland_altman(predicted, reference)
-    points = [
-        (str(s), float(p), float(r)) for s, p, r in zip(rows["scan"], predicted, reference, strict=True)
-    ]
-    chart = agreement_chart(
-        f"agreement-{index}",
-        name + ("† (nominal)" if marked else ""),
-        points,
-        found.bias,
-        (found.low, found.high),
+_FRAMES: Final = ("ed_frame", "es_frame")
+
+
+def _tables(folder: RunFolder) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return folder.indices, folder.agreement
+
+
+def _where(folder: RunFolder, table: pd.DataFrame) -> pd.DataFrame:
+    """The columns by which a table is parted, as text, and its line."""
+    filters = [c for role in ("source", "target") for c in folder.settings.get(role) or {}]
+    columns = dict.fromkeys(["scan", "subject", "sequence", "split", *filters])
+    return table.reindex(columns=list(columns)).astype(object).fillna("").assign(line=range(len(table)))
+
+
+def _clinical(
+    folder: RunFolder, number: int, name: str, part: pd.DataFrame, rest: pd.DataFrame, is_test: bool
+) -> Clinical:
+    indices, pairs = (
+        t.iloc[part.loc[part["of"] == i, "line"].tolist()] for i, t in enumerate(_tables(folder))
     )
-    return Agreement(name, len(rows), found.bias, found.low, found.high, marked, chart)
+    overlap = folder.trained.overlap(part)
+    said = f"{_count(part['subject'].nunique(), 'patient')}, {_count(overlap.scans, 'scan')}"
+    said += " of the test split" if is_test else ""
+    if len(rest):
+        said += f"; {_count(rest['scan'].nunique(), 'scan')} of other splits in the files, not here"
+    if overlap.there:
+        said += "; trained on some of them, so no intervals"
+    compared = agreements(pairs, folder.nominal, number, intervals=not overlap.there) if len(pairs) else []
+    nominal = bool(folder.nominal & set(part["scan"]))
+    return Clinical(name, f"{said}.", compared, index_table(indices, folder.nominal), nominal)
+
+
+def _agreement(
+    figures: dict[Any, Any], rows: pd.DataFrame, nominal: set[str], part: int, intervals: bool
+) -> Agreement:
+    name, unit = index_name(str(figures["index"]))
+    marked = unit in _LENGTHS and bool(nominal & set(rows["scan"]))
+    bias, low, high = (
+        Figure(
+            figures[of],
+            *(figures[f"{of}_interval_{side}"] if intervals else math.nan for side in ("low", "high")),
+        )
+        for of in ("bias", "low", "high")
+    )
+    chart = None
+    if figures["n"]:
+        both = rows.dropna(subset=["predicted", "reference"])
+        means = both.groupby("subject", sort=False)[["predicted", "reference"]].mean()
+        points = [(str(s), float(p), float(r)) for s, p, r in means.itertuples()]
+        title = name + ("† (nominal)" if marked else "")
+        chart = agreement_chart(
+            f"agreement-{figures['index']}" + f"-{part}" * bool(part),
+            title,
+            points,
+            bias.value,
+            (low.value, high.value),
+        )
+    return Agreement(
+        name,
+        patients=figures["n"],
+        scans=figures["pairs"],
+        missed=figures["missed"],
+        not_in_reference=figures["not_in_reference"],
+        bias=bias,
+        low=low,
+        high=high,
+        nominal=marked,
+        chart=chart,
+    )
 
 
 def _phases(indices: pd.DataFrame, scan: str) -> tuple[int | None, int | None]:
     if indices.empty:
         return None, None
     rows = indices[indices["scan"] == scan]
-    values = [rows[c].iloc[0] if len(rows) else np.nan for c in ("ed_frame", "es_frame")]
+    values = [rows[c].iloc[0] if len(rows) else np.nan for c in _FRAMES]
     ed, es = (int(v) if _there(v) else None for v in values)
     return ed, es
 
@@ -187,8 +282,18 @@ def _there(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float, np.number)) and math.isfinite(float(value))
 
 
+def _frame(line: pd.Series[Any], column: str) -> Cell:
+    value = line[column]
+    return Cell(f"{value:.0f} {line.get(f'{column}_from', '')}".strip() if _there(value) else "–", False)
+
+
 def _cell(value: object, column: str, nominal: bool) -> Cell:
-    unit = index_name(column)[1]
-    if not _there(value):
-        return Cell("–", False)
-    return Cell(f"{value:.1f}" if unit else f"{value:.0f}", nominal and unit in _LENGTHS)
+    return (
+        Cell(f"{value:.1f}", nominal and index_name(column)[1] in _LENGTHS)
+        if _there(value)
+        else Cell("–", False)
+    )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
-import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from crossbeat import __version__
 from crossbeat.report.cases import CaseView
 from crossbeat.report.charts import Chart, box_chart
-from crossbeat.report.clinical import Agreement, IndexTable, VolumeCurves
+from crossbeat.report.clinical import Clinical, Figure, VolumeCurves
+from crossbeat.report.domains import SEQUENCES, domain_name
 from crossbeat.report.run_folder import Missing, RunFolder
 from crossbeat.report.svg import COLOURS
 from crossbeat.report.tables import (
@@ -26,25 +26,24 @@ from crossbeat.report.tables import (
     Score,
     Share,
     breakdowns,
-    data_table,
     failures,
     headline_scores,
+    is_mean,
     lowest_dice,
     missed_slices,
-    nominal_scans,
     not_looked_at,
     patient_points,
+    share,
 )
+from crossbeat.report.trained import Overlap, Trained
+from crossbeat.statistics import FEWEST_PATIENTS
 
 NAMES: Final = {
     "LV": "LV cavity", "MYO": "Myocardium", "RV": "RV cavity", "SCAR": "Scar", "EDEMA": "Oedema",
-    "mean": "Mean of structures",
 }  # fmt: skip
 
 DIGITS: Final = {"": 3, "mm": 2, "voxel": 2, "ml": 1, "g": 1, "percent": 1}
 """Decimals that a number of this unit deserves."""
-
-SEQUENCES: Final = {"bssfp": "cine bSSFP", "lge": "LGE", "t2": "T2", "tagged": "tagged MR"}
 
 SIZES: Final = {
     "demo": (
@@ -78,8 +77,15 @@ DEFINITIONS: Final = (
     ),
     (
         "95 % interval",
-        "bias-corrected and accelerated bootstrap over patients (Efron 1987): what the mean might have been with "
-        "other patients like these.",
+        "bias-corrected and accelerated bootstrap over patients (Efron 1987), widened for few of them (Hesterberg "
+        f"2015): what the mean might have been with other patients like these. Fewer than {FEWEST_PATIENTS} patients "
+        "are too few for one, and scans that were trained on say nothing of other patients. Intervals of bias and "
+        "limits of agreement are by Student's t (Bland & Altman 1999).",
+    ),
+    (
+        "Mean of LV, MYO, RV",
+        "of the frames in which all three were drawn, and undefined where one of them is; where only two were drawn "
+        "their mean stands apart, under their names.",
     ),
     (
         "Not looked at",
@@ -114,6 +120,7 @@ class Part:
     lowest: list[tuple[str, float, list[float]]]
     missed_slices: list[tuple[str, str, int]]
     nominal: bool
+    overlap: Overlap
 
 
 @dataclass(frozen=True)
@@ -128,8 +135,7 @@ class Page:
     banners: list[Banner]
     missing: Sequence[Missing]
     parts: list[Part]
-    indices: IndexTable | None
-    agreement: list[Agreement]
+    clinical: list[Clinical]
     volumes: VolumeCurves | None
     learning: list[tuple[str, list[Chart]]]
     data: list[tuple[str, list[Share]]]
@@ -150,7 +156,7 @@ class Page:
     def contents(self) -> list[tuple[str, str]]:
         """(anchor, name) of the sections that there are."""
         wanted = [(part.anchor, part.title, True) for part in self.parts] + [
-            ("clinical", "Clinical indices", self.indices),
+            ("clinical", "Clinical indices", self.clinical),
             ("volumes", "Volume curves", self.volumes),
             ("learning", "Learning curves", self.learning),
             ("data", "Data", self.data),
@@ -167,12 +173,12 @@ def render(page: Page) -> str:
     )
     environment.filters |= {
         "number": number,
-        "signed": lambda value: f"{value:+.1f}".replace("-", "−") if math.isfinite(value) else "–",
+        "figure": figure,
+        "interval": interval,
         "metric": lambda name: METRIC_NAMES.get(name, name),
-        "structure": lambda name: NAMES.get(name, name),
+        "structure": structure_name,
     }
-    colours = {**COLOURS, "mean": "var(--muted)"}
-    environment.globals["colour"] = lambda structure: colours.get(structure, "var(--muted)")
+    environment.globals["colour"] = lambda structure: COLOURS.get(structure, "var(--muted)")
     return environment.from_string(_resource("page.html")).render(page=page)
 
 
@@ -187,9 +193,31 @@ def spread(score: Score) -> str:
     return said.strip() + (" (nominal)" if score.nominal else "")
 
 
+def interval(score: Score) -> str:
+    """The 95 % interval of a mean, or in words why there is none."""
+    if score.seen:
+        return "none: trained on"
+    if score.summary.n_patients < FEWEST_PATIENTS:
+        return "too few patients"
+    return f"{number(score.summary.low, score.unit)} to {number(score.summary.high, score.unit)}"
+
+
+def figure(found: Figure) -> str:
+    """A difference with its sign and, in brackets, its 95 % interval: '+2.1 (+0.4 to +3.8)'."""
+    value, low, high = (_signed(v) for v in (found.value, found.low, found.high))
+    return value + (f" ({low} to {high})" if math.isfinite(found.low) else "")
+
+
+def structure_name(structure: str) -> str:
+    """A structure in words; a mean with the structures that it is of."""
+    if is_mean(structure):
+        return "Mean of " + ", ".join(structure.split(" ")[1:] or ("LV", "MYO", "RV"))
+    return NAMES.get(structure, structure)
+
+
 def make_part(block: Block, cases: list[CaseView], *, alone: bool) -> Part:
     """The section of a domain; `alone` where there is no other."""
-    name = "Result" if alone or not block.name else f"Result on {_domain_name(block)}"
+    name = "Result" if alone or not block.name else f"Result on {domain_name(block.name, block.scores)}"
     table = headline_scores(block)
     boxes = []
     for metric in METRICS:
@@ -204,7 +232,7 @@ def make_part(block: Block, cases: list[CaseView], *, alone: bool) -> Part:
         anchor=block.anchor,
         title=name,
         sentence=_scope_sentence(block),
-        keys=keys[-1:] + keys[:-1],
+        keys=[k for k in keys if is_mean(k.structure)] + [k for k in keys if not is_mean(k.structure)],
         headline=table,
         boxes=boxes,
         breakdowns=breakdowns(block),
@@ -213,6 +241,7 @@ def make_part(block: Block, cases: list[CaseView], *, alone: bool) -> Part:
         lowest=lowest_dice(block),
         missed_slices=missed_slices(block),
         nominal=any(score.nominal for row in table for score in row),
+        overlap=block.overlap,
     )
 
 
@@ -228,16 +257,15 @@ def find_title(folder: RunFolder) -> str:
 def lead(folder: RunFolder, blocks: Sequence[Block]) -> list[str]:
     """One sentence on what was trained on what, one on what it was scored on."""
     sentences = []
-    if folder.trained_on is not None:
-        shares = [s for s in data_table(folder.trained_on, folder.settings) if s.split in ("train", "")]
-        if shares:
-            sentences.append(f"Trained on {'; '.join(_share_phrase(s, folder) for s in shares)}.")
+    phrases = _training_phrases(folder.trained, folder.settings)
+    if phrases:
+        sentences.append(f"Trained on {'; '.join(phrases)}.")
     if blocks:
         sentences.append(
             "Scored on "
             + "; ".join(
                 f"{_count(b.subjects, 'subject')} ({_count(b.scans, 'scan')}"
-                + (f", {_domain_name(b)}" if b.name else "")
+                + (f", {domain_name(b.name, b.scores)}" if b.name else "")
                 + (", test split)" if b.is_test else ")")
                 for b in blocks
             )
@@ -250,6 +278,9 @@ def lead(folder: RunFolder, blocks: Sequence[Block]) -> list[str]:
 
 def banners(folder: RunFolder, parts: Sequence[Part]) -> Iterator[Banner]:
     """What a reader must know before the first number."""
+    overlap = sum((part.overlap for part in parts), Overlap())
+    if overlap.there:
+        yield _not_a_test(overlap, folder.trained)
     if folder.size in SIZES:
         _, head, text = SIZES[folder.size]
         yield Banner(head, text)
@@ -276,13 +307,12 @@ def banners(folder: RunFolder, parts: Sequence[Part]) -> Iterator[Banner]:
 
 def nominal_reason(folder: RunFolder) -> str:
     """Why mm and ml are marked; '' where all spacings come from headers."""
-    table = folder.scores if len(folder.scores) else folder.indices
-    nominal = nominal_scans(table)
-    if not nominal:
+    if not folder.nominal:
         return ""
     return (
-        f"the voxel spacing of {len(nominal)} of {table['scan'].nunique()} scans is a stand-in, not the "
-        "scanner's. Figures with a † are no measurements; Dice and ejection fraction do not depend on it."
+        f"the voxel spacing of {len(folder.nominal)} of {len(folder.scans)} scans is a stand-in, not the scanner's. "
+        "Figures with a † are no measurements. Dice and ejection fraction are counted in voxels, but do depend on it "
+        "too: scans are resampled from that spacing to the network's pixels, so a wrong one changes what it predicts."
     )
 
 
@@ -314,6 +344,8 @@ def _scope_sentence(block: Block) -> str:
         said += " of the test split; no other split counts here."
     else:
         said += ": all that were scored, because no scored scan is of a test split."
+    if block.overlap.there:
+        said += " Not a test: the run has seen some of them in training."
     left_out = not_looked_at(block)
     if any(left_out.values()):
         said += (
@@ -323,14 +355,6 @@ def _scope_sentence(block: Block) -> str:
     return said
 
 
-def _domain_name(block: Block) -> str:
-    sequences = sorted(set(block.scores.get("sequence", pd.Series(dtype=str))) - {""})
-    named = ", ".join(SEQUENCES.get(s, s) for s in sequences)
-    if block.name in ("target", "source"):
-        return f"the {block.name}" + (f", {named}" if named else "")
-    return named if block.name != "other" else f"neither source nor target{', ' + named if named else ''}"
-
-
 def _named(wanted: Any) -> str:
     if not isinstance(wanted, Mapping) or not wanted:
         return ""
@@ -338,19 +362,49 @@ def _named(wanted: Any) -> str:
     return " and ".join(SEQUENCES.get(v, v) for v in values)
 
 
-def _share_phrase(share: Share, folder: RunFolder) -> str:
-    hidden = share.role == "target" and folder.settings.get("target_labels", "none") == "none"
-    labels = (
-        "labels hidden"
-        if hidden
-        else "all labelled"
-        if share.labelled == share.scans
-        else f"{share.labelled} labelled"
+def _not_a_test(overlap: Overlap, trained: Trained) -> Banner:
+    head = f"{overlap.trained} of {overlap.scans} scored scans were trained on: not a test."
+    text = "What stands below shows how well they were learnt, not how well others will be segmented."
+    if overlap.of_known_patients:
+        others = f"{_count(overlap.of_known_patients, 'scored scan')} of patients of whom other scans were trained on"
+        if overlap.trained:
+            text += f" A further {others}."
+        else:
+            head = f"{others[0].upper()}{others[1:]}: not a test on unseen patients."
+    if not trained.stated:
+        text += " (By the splits of the run's cohort.csv; its run.json does not say.)"
+    return Banner(head, f"{text} Intervals are left out.", bad=True)
+
+
+def _training_phrases(trained: Trained, settings: Mapping[str, Any]) -> list[str]:
+    """What was trained on, part by part, and whether the labels were seen."""
+    labels = {"source": "labelled", "labelled_target": "labelled", "target": "labels hidden"}
+    if not trained.stated and settings.get("target_labels", "none") != "none":
+        wanted = ", ".join(
+            f"{k} {settings[k]}" for k in ("target_labels", "target_labelled") if k in settings
+        )
+        labels["target"] = f"labels as set: {wanted}"
+    parts = ((part, trained.parts[part]) for part in labels if part in trained.parts)
+    return [_part_phrase(part, scans, labels[part], trained, settings) for part, scans in parts]
+
+
+def _part_phrase(
+    part: str, scans: Sequence[str], labels: str, trained: Trained, settings: Mapping[str, Any]
+) -> str:
+    role = "target " if "target" in part else "source " if settings.get("target") else ""
+    rows = [trained.rows[scan] for scan in scans if scan in trained.rows]
+    if len(rows) < len(scans):
+        return f"{_count(len(scans), 'scan')} ({role}{labels})"
+    of = share(part, "", rows)
+    sequences = ", ".join(SEQUENCES.get(s, s) for s in of.sequences.split(", "))
+    vendor = f", vendor {of.vendors}" if of.vendors else ""
+    return (
+        f"{_count(of.subjects, 'subject')} ({role}{sequences}, {_count(of.scans, 'scan')}, {labels}{vendor})"
     )
-    role = f"{share.role} " if share.role else ""
-    sequences = ", ".join(SEQUENCES.get(s, s) for s in share.sequences.split(", "))
-    vendor = f", vendor {share.vendors}" if share.vendors else ""
-    return f"{_count(share.subjects, 'subject')} ({role}{sequences}, {_count(share.scans, 'scan')}, {labels}{vendor})"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def _count(n: int, noun: str) -> str:

@@ -30,11 +30,11 @@ def provenance(folder: RunFolder, cohort: Cohort | None) -> list[tuple[str, str]
         ("Versions", run.pop("versions", "")),
         ("Network", about.get("network", "")),
         ("Preparation", about.get("preparation", "")),
-        ("Cohort trained on", _fingerprint(folder.trained_on)),
-        ("Cohort shown", _fingerprint(cohort)),
-        ("Label conventions", _conventions(cohort or folder.trained_on)),
+        ("Cohort of the run", _fingerprint(folder.cohort)),
+        ("Cohort predicted", _fingerprint(cohort)),
+        ("Label conventions", _conventions(cohort or folder.cohort)),
     ]  # fmt: skip
-    for shown in ("method", "size", "cohort_hash"):
+    for shown in ("method", "size", "cohort_hash", "trained_on"):
         run.pop(shown, None)
     further = [(key.replace("_", " ").capitalize(), value) for key, value in run.items()]
     return [(name, text) for name, value in known + further if (text := _flat(value))]

@@ -14,6 +14,8 @@ import yaml
 from crossbeat import evaluation
 from crossbeat.cohort import Cohort, read_cohort
 from crossbeat.errors import FileError, RunError
+from crossbeat.report.tables import nominal_scans
+from crossbeat.report.trained import Trained, find_trained
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class RunFolder:
     settings: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
     segmenter: Mapping[str, Any] = field(default_factory=dict)
-    trained_on: Cohort | None = None
+    cohort: Cohort | None = None
     """The run's own cohort.csv: listed, without a reader."""
     scores: pd.DataFrame = field(default_factory=pd.DataFrame)
     indices: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -46,6 +48,23 @@ class RunFolder:
     def size(self) -> str:
         """'full', 'bench' or 'demo'; '' where nothing says so."""
         return str(self.settings.get("size") or self.run.get("size") or "")
+
+    @property
+    def trained(self) -> Trained:
+        """The scans that the run learnt from."""
+        return find_trained(self.run, self.settings, self.cohort)
+
+    @property
+    def nominal(self) -> set[str]:
+        """Scans of any table whose spacing is a stand-in."""
+        tables = (self.scores, self.indices, self.agreement, self.volumes)
+        return {scan for table in tables for scan in nominal_scans(table)}
+
+    @property
+    def scans(self) -> set[str]:
+        """Scans of any table."""
+        tables = (self.scores, self.indices, self.agreement, self.volumes)
+        return {str(scan) for table in tables if "scan" in table for scan in table["scan"]}
 
     @property
     def method(self) -> str:
@@ -62,7 +81,7 @@ def read_run(path: Path) -> RunFolder:
         settings=_read_yaml(path / "settings.yaml"),
         run=_read_json(path / "run.json"),
         segmenter=_read_json(path / "segmenter" / "segmenter.json"),
-        trained_on=read_cohort(path / "cohort.csv") if (path / "cohort.csv").exists() else None,
+        cohort=read_cohort(path / "cohort.csv") if (path / "cohort.csv").exists() else None,
         scores=read_scores(path / "scores.csv"),
         indices=_if_there(path / "indices.csv", evaluation.read_indices),
         volumes=_if_there(path / "volumes.csv", evaluation.read_volumes),
@@ -92,7 +111,7 @@ def _missing(folder: RunFolder) -> list[Missing]:
     wanted = (
         (folder.settings, "settings.yaml: what was trained, and with which settings", train),
         (folder.run, "run.json: seed, versions, device, wall time, memory", train),
-        (folder.trained_on, "cohort.csv: the scans it was trained on", train),
+        (folder.cohort, "cohort.csv: the scans it was trained on", train),
         (folder.stages, "stages/*/metrics.csv: the learning curves", train),
         (
             predictions.is_dir() and any(predictions.glob("*.nii.gz")),

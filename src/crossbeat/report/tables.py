@@ -7,9 +7,8 @@ image diagonal as distance, and are counted too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import pandas as pd
@@ -17,9 +16,11 @@ import pandas as pd
 from crossbeat.cohort import Cohort, Row
 from crossbeat.evaluation import MEAN
 from crossbeat.labels import TRAINED, Structure
+from crossbeat.report.domains import parted, role_of
+from crossbeat.report.trained import Overlap, Trained
 from crossbeat.statistics import Summary, summarise
 
-STRUCTURES: Final = (*(s.name for s in Structure if s), MEAN)
+STRUCTURES: Final = tuple(s.name for s in Structure if s)
 METRICS: Final = ("dice", "hd95", "assd")
 METRIC_NAMES: Final = {
     "dice": "Dice", "jaccard": "Jaccard", "hd": "HD", "hd95": "HD95", "hd95_pooled": "HD95 pooled", "assd": "ASSD",
@@ -43,6 +44,8 @@ class Score:
     summary: Summary
     nominal: bool
     """Whether it is in mm and some of these scans lack their true spacing."""
+    seen: bool = False
+    """Whether some of these scans were trained on, so that an interval would promise what nobody tested."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Block:
     """The block's scores in other splits, kept out of its headline."""
     is_test: bool
     """Whether `scores` are those of a test split."""
+    overlap: Overlap = field(default_factory=Overlap)
+    """How many of the scans the run has seen in training."""
 
     @property
     def anchor(self) -> str:
@@ -116,32 +121,40 @@ class Failure:
     dice: float
 
 
-def blocks(scores: pd.DataFrame, settings: Mapping[str, Any]) -> list[Block]:
+def blocks(scores: pd.DataFrame, settings: Mapping[str, Any], trained: Trained | None = None) -> list[Block]:
     """Scores parted by what must not be averaged together: the target domain first, and its test split only.
 
     Distances in voxels are left out where the same stand there in mm.
     Where the settings name no target, sequences are parted instead. Without a test split all scored scans
-    stand in the headline. No scores give no block.
+    stand in the headline. No scores give no block. `trained` tells each block how many of its scans were seen.
     """
     if scores.empty:
         return []
     if (scores["unit"] == "mm").any():
         scores = scores[scores["unit"] != "voxel"]
-    parts = _domains(scores, settings)
-    out = []
-    for name, part in parts:
-        test = part["split"] == "test" if "split" in part else pd.Series(False, index=part.index)
-        if test.any():
-            out.append(Block(name, part[test], part[~test], is_test=True))
-        else:
-            out.append(Block(name, part, part.iloc[:0], is_test=False))
-    return out
+    return [
+        Block(name, part, rest, is_test, (trained or Trained()).overlap(part))
+        for name, part, rest, is_test in parted(scores, settings)
+    ]
 
 
 def headline_scores(block: Block) -> list[list[Score]]:
-    """For each scored structure its Dice, HD95 and ASSD, over whole volumes."""
-    table = [[_score(block.volumes, metric, s) for metric in METRICS] for s in STRUCTURES]
-    return [row for found in table if (row := [score for score in found if score is not None])]
+    """For each scored structure, then for each mean of structures, its Dice, HD95 and ASSD, over whole volumes."""
+    means = sorted(
+        {s for s in block.volumes["structure"] if is_mean(s)}, key=lambda s: (len(s) != len(MEAN), s)
+    )
+    structures = [*STRUCTURES, *means]
+    table = [[_score(block.volumes, metric, s) for metric in METRICS] for s in structures]
+    return [
+        row
+        for found in table
+        if (row := [replace(score, seen=block.overlap.there) for score in found if score is not None])
+    ]
+
+
+def is_mean(structure: str) -> bool:
+    """Whether a structure of scores.csv is a mean over several: `mean`, or `mean LV MYO` of just these."""
+    return structure.split(" ")[0] == MEAN
 
 
 def breakdowns(block: Block, metrics: Sequence[str] = ("dice", "hd95")) -> list[Breakdown]:
@@ -167,7 +180,7 @@ def patient_points(block: Block, metric: str) -> dict[str, list[tuple[str, float
     """For each structure (patient, mean over its volumes, whether one of them was missed)."""
     out: dict[str, list[tuple[str, float, bool]]] = {}
     rows = block.volumes[block.volumes["metric"] == metric]
-    for structure in (s for s in STRUCTURES if s != MEAN):
+    for structure in STRUCTURES:
         for patient, part in rows[rows["structure"] == structure].groupby("subject", sort=True):
             missed = bool((part["status"] == "missed").any())
             out.setdefault(structure, []).append((str(patient), float(part["value"].mean()), missed))
@@ -175,9 +188,9 @@ def patient_points(block: Block, metric: str) -> dict[str, list[tuple[str, float
 
 
 def scans_by_dice(block: Block) -> pd.Series[float]:
-    """Mean Dice of each scan over its frames and structures, the worst scan first; undefined ones left out."""
+    """Mean Dice of each scan over its frames and drawn structures, the worst first; undefined ones left out."""
     rows = block.volumes
-    rows = rows[(rows["metric"] == "dice") & (rows["structure"] == MEAN)]
+    rows = rows[(rows["metric"] == "dice") & rows["structure"].isin(_TRAINED)]
     return rows.groupby("scan")["value"].mean().dropna().sort_values(kind="stable")
 
 
@@ -194,7 +207,7 @@ def lowest_dice(block: Block, count: int = 5) -> list[tuple[str, float, list[flo
 def failures(block: Block) -> list[Failure]:
     """Every missed structure of every volume, by scan, frame and structure."""
     rows = block.volumes
-    rows = rows[(rows["status"] == "missed") & (rows["metric"] == "dice") & (rows["structure"] != MEAN)]
+    rows = rows[(rows["status"] == "missed") & (rows["metric"] == "dice") & ~rows["structure"].map(is_mean)]
     return [
         Failure(str(r["scan"]), str(r["frame"]), str(r["phase"]), str(r["structure"]), float(r["value"]))
         for _, r in rows.sort_values(["scan", "frame", "structure"], kind="stable").iterrows()
@@ -204,7 +217,7 @@ def failures(block: Block) -> list[Failure]:
 def missed_slices(block: Block) -> list[tuple[str, str, int]]:
     """(scan, structure, number) of slices where one of the two masks is empty, most first."""
     rows = block.slices
-    rows = rows[(rows["status"] == "missed") & (rows["metric"] == "dice") & (rows["structure"] != MEAN)]
+    rows = rows[(rows["status"] == "missed") & (rows["metric"] == "dice") & ~rows["structure"].map(is_mean)]
     counts = rows.groupby(["scan", "structure"]).size().reset_index(name="n")
     counts = counts.sort_values("n", ascending=False, kind="stable")
     return [(str(line["scan"]), str(line["structure"]), int(line["n"])) for _, line in counts.iterrows()]
@@ -242,15 +255,17 @@ def data_table(cohort: Cohort, settings: Mapping[str, Any]) -> list[Share]:
     """How many subjects and scans of what kind stood in each role (source, target, other) and split."""
     parts: dict[tuple[str, str], list[Row]] = {}
     for row in cohort:
-        parts.setdefault((_role(partial(_column, row), settings), row.split), []).append(row)
+        parts.setdefault((role_of(row, settings), row.split), []).append(row)
     order = sorted(parts, key=lambda key: (_ROLES.index(key[0]), -_ORDER.get(key[1], 0)))
-    return [_share(role, split, parts[role, split]) for role, split in order]
+    return [share(role, split, parts[role, split]) for role, split in order]
 
 
 _ROLES: Final = ("source", "target", "other", "")
 
 
-def _share(role: str, split: str, rows: Sequence[Row]) -> Share:
+def share(role: str, split: str, rows: Sequence[Row]) -> Share:
+    """What there is to say of some scans of one role and split."""
+
     def names(column: str) -> str:
         return ", ".join(sorted({row.value(column) for row in rows} - {""}))
 
@@ -265,44 +280,6 @@ def _share(role: str, split: str, rows: Sequence[Row]) -> Share:
         names("group"),
         sum(bool(row.labels) for row in rows),
     )
-
-
-def _domains(scores: pd.DataFrame, settings: Mapping[str, Any]) -> list[tuple[str, pd.DataFrame]]:
-    if settings.get("target"):
-        role = scores.apply(lambda row: _role(lambda c: str(row.get(c, "")), settings), axis=1)
-        wanted = [name for name in ("target", "source", "other") if (role == name).any()]
-        return [(name, scores[role == name]) for name in wanted]
-    sequences = scores["sequence"].unique() if "sequence" in scores else [""]
-    if len(sequences) == 1:
-        return [("", scores)]
-    return [(str(s), scores[scores["sequence"] == s]) for s in sorted(sequences)]
-
-
-def _role(value: Callable[[str], str], settings: Mapping[str, Any]) -> str:
-    """Which of the recipe's filters a scan meets, by its columns; '' where the recipe parts nothing.
-
-    An empty `source` filter is all that is not target.
-    """
-    target, source = settings.get("target") or {}, settings.get("source") or {}
-    if target and _meets(value, target):
-        return "target"
-    if source:
-        return "source" if _meets(value, source) else "other"
-    return "source" if target else ""
-
-
-def _meets(value: Callable[[str], str], wanted: Mapping[str, Any]) -> bool:
-    return all(
-        value(str(column)) in ([str(v) for v in values] if isinstance(values, list) else [str(values)])
-        for column, values in wanted.items()
-    )
-
-
-def _column(row: Row, column: str) -> str:
-    try:
-        return row.value(column)
-    except KeyError:
-        return ""
 
 
 def _score(rows: pd.DataFrame, metric: str, structure: str) -> Score | None:
@@ -325,7 +302,7 @@ def _breakdown(title: str, column: str, rows: pd.DataFrame, metrics: Sequence[st
     if len(values) < 2:
         return None
     there = set(zip(rows["metric"], rows["structure"], strict=True))
-    columns = tuple((m, s) for m in metrics for s in STRUCTURES if s != MEAN and (m, s) in there)
+    columns = tuple((m, s) for m in metrics for s in STRUCTURES if (m, s) in there)
     lines = []
     for value in values:
         part = rows[rows[column] == value]
