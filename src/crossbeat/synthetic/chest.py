@@ -2,7 +2,7 @@
 
 It stands still while the heart beats. It is built around the heart that lies in it: the chest is as deep as
 the heart needs, and the diaphragm lies where the heart rests on it. Sizes, places and courses of all that is in
-it are ours, looked at beside ACDC; none is measured.
+it are ours, chosen by eye; none is measured.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ _COARSE: Final = 8
 _FASTEST_PER_CYCLE: Final = 4.5
 """Greatest speed of the activation, at ejection: 1.5 / 0.33, from the cubic step over the shortest systole."""
 _JET_LOSS: Final = (0.65, 0.40)
-"""Share of the signal that dephases in the outflow's and the inflow's jet; ours, looked at beside ACDC."""
+"""Share of the signal that dephases in the outflow's and the inflow's jet; ours, chosen by eye."""
 _GHOST: Final = 0.025
-"""Largest share of the blood's signal that ghosts; ours, looked at beside ACDC."""
+"""Largest share of the blood's signal that ghosts; ours, chosen by eye."""
 SNR_TISSUE: Final[Mapping[str, Tissue]] = MappingProxyType(
     {"bssfp": Tissue.LV_BLOOD, "t2": Tissue.MYOCARDIUM, "lge": Tissue.SCAR}
 )
@@ -91,7 +91,7 @@ def draw_session(
     """Chance decisions of one scan: contrast dose and TI miss, shim, bias, ghosting."""
     table, reference = _table(rng, scanner, sequence, heart.beat_ms)
     protocol = scanner.protocols[sequence]
-    # Ours, looked at beside ACDC: a third of the shim's offset is linear, bias waves are of about 370 mm at 1.5 T.
+    # Ours, chosen by eye: a third of the shim's offset is linear, bias waves are of about 370 mm at 1.5 T.
     shim = rng.normal(0, scanner.shim_hz / 450, 3)
     bias = rng.normal(0, 0.0011 * scanner.field_t, (3, 3))
     snr = protocol.snr * rng.uniform(0.8, 1.25)
@@ -268,7 +268,7 @@ def _between(values: Image, n: int, stride: int) -> Image:
 def _shading(session: Session, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Root sum of squares of six coil elements around the chest, as far as left uncorrected, and slow bias.
 
-    Places and reach of the elements and the depth of the bias are ours, looked at beside ACDC.
+    Places and reach of the elements and the depth of the bias are ours, chosen by eye.
     """
     chest = session.heart.chest
     local = points - np.array(chest.centre_mm)
@@ -297,7 +297,7 @@ def _off_resonance_hz(session: Session, points: NDArray[np.float64]) -> NDArray[
     local = points - np.array(heart.chest.centre_mm)
     distance = np.linalg.norm(local, axis=-1) / 150.0
     spot = heart.heart_to_mm(np.array([-10.0, heart.shape.endo_mm + 8, 0.45 * heart.shape.length_mm]))
-    dip = np.exp(-((points - spot) ** 2).sum(-1) / 22.0**2)  # size and strength ours, looked at beside ACDC
+    dip = np.exp(-((points - spot) ** 2).sum(-1) / 22.0**2)  # size and strength ours, by eye
     strength = session.scanner.shim_hz
     return np.asarray(local @ session.shim + strength * distance**6 + 0.9 * strength * dip)
 

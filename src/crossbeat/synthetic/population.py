@@ -56,8 +56,8 @@ _ROUND: Final = Range(0.0, 0.015)  # ours
 _TWIST: Final = Range(9.0, 2.0)  # apical rotation, Lorenz 2000, doi 10.3109/10976640009148677
 
 # Means of the UK Biobank, Petersen 2017, doi 10.1186/s12968-017-0327-9, healthy men and women of 45 to 74 years.
-# Of the spreads, those of LV EF are his, and those of mass his 9 and 7 g/m2 less what `growth` adds; volumes, RV EF
-# and all below are ours, narrower than his.
+# Of the spreads, those of LV EF are his and those of mass near his 9 and 7 g/m2; those of volumes and RV EF are
+# narrowed, ours. Whom ACDC would not call normal is drawn again, so NOR has smaller ventricles than his means.
 _HEALTHY: Final = {
     "male": Ranges(
         Range(166, 28),

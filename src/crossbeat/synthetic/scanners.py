@@ -34,7 +34,7 @@ class Protocol:
     snr: float
     """Signal over standard deviation in the picture, filtered as it is, where the coils see as much as on average.
 
-    Of blood in bSSFP, of healthy myocardium in T2, of scar in LGE. Ours, looked at beside ACDC and MyoPS; a scan
+    Of blood in bSSFP, of healthy myocardium in T2, of scar in LGE. Ours, chosen by eye; a scan
     has 0.8 to 1.25 times as much.
     """
 

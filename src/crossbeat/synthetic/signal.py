@@ -181,7 +181,7 @@ def _t2_signal(
 
 
 FAT_LEFT: Final = 0.15
-"""Share of fat's signal that its suppression (SPAIR) leaves; ours, looked at beside MyoPS."""
+"""Share of fat's signal that its suppression (SPAIR) leaves; ours, chosen by eye."""
 FLOW_VOID: Final = 0.10
 """Share of the blood's signal that survives double inversion and wash-out.
 
