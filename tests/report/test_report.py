@@ -270,6 +270,15 @@ def test_scores_on_training_scans_are_called_no_test_and_have_no_interval(run: F
     assert {line[head.index("95 % interval")] for line in lines} == {"none: trained on"}
 
 
+def test_a_folder_of_label_maps_was_not_trained_on_the_scans_it_lists(run: FakeRun) -> None:
+    rows = list(csv.DictReader((run.path / "cohort.csv").read_text().splitlines()))
+    write(run.path / "cohort.csv", [row | {"split": ""} for row in rows])
+    (run.path / "run.json").unlink()
+    (run.path / "indices.csv").write_text("spoilt")
+    head, lines = headline(evaluation.read_scores(run.path / "scores.csv"), run.path)
+    assert " to " in lines[0][head.index("95 % interval")]
+
+
 def test_a_cohort_without_splits_was_trained_on_whole(run: FakeRun) -> None:
     """As an old run.json says nothing, the cohort does: rows of split train or of none trained."""
     for name in ("cohort.csv", "scores.csv"):

@@ -13,7 +13,7 @@ from crossbeat.report.cases import ReadPrediction, case_views, worst_median_best
 from crossbeat.report.charts import Chart, curve_chart
 from crossbeat.report.clinical import clinical_parts, volume_curves
 from crossbeat.report.provenance import provenance, settings_text
-from crossbeat.report.run_folder import RunFolder, as_text, read_run
+from crossbeat.report.run_folder import RunFolder, as_text, read_run, read_training
 from crossbeat.report.summary import write_summary
 from crossbeat.report.tables import blocks, data_table, headline_scores
 from crossbeat.report.writing import write_whole
@@ -42,7 +42,7 @@ def headline(scores: pd.DataFrame, run: Path | None = None) -> tuple[list[str], 
     As in the page: means over patients, of the test split where there is one, domains apart. A `run` folder parts
     them by its source and target, and takes the intervals from scans that it was trained on.
     """
-    folder = read_run(run) if run is not None else RunFolder(Path())
+    folder = read_training(run) if run is not None else RunFolder(Path())
     head = ["", "Structure", "Dice", "95 % interval", "HD95", "ASSD", "Patients", "Undefined", "Missed"]
     lines = []
     for block in blocks(as_text(scores), folder.settings, folder.trained):

@@ -178,7 +178,9 @@ def render(page: Page) -> str:
         "metric": lambda name: METRIC_NAMES.get(name, name),
         "structure": structure_name,
     }
-    environment.globals["colour"] = lambda structure: COLOURS.get(structure, "var(--muted)")
+    environment.globals["colour"] = lambda structure: (
+        "var(--muted)" if is_mean(structure) else COLOURS.get(structure, "var(--muted)")
+    )
     return environment.from_string(_resource("page.html")).render(page=page)
 
 

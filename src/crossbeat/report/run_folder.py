@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,19 +76,26 @@ def read_run(path: Path) -> RunFolder:
     """Read what stands in a run folder. No folder, or a file that cannot be parsed, is refused by name."""
     if not path.is_dir():
         raise RunError(f"{path}: no such run folder; `crossbeat train METHOD cohort.csv -o {path}` makes one")
-    folder = RunFolder(
-        path,
-        settings=_read_yaml(path / "settings.yaml"),
-        run=_read_json(path / "run.json"),
+    folder = replace(
+        read_training(path),
         segmenter=_read_json(path / "segmenter" / "segmenter.json"),
-        cohort=read_cohort(path / "cohort.csv") if (path / "cohort.csv").exists() else None,
         scores=read_scores(path / "scores.csv"),
         indices=_if_there(path / "indices.csv", evaluation.read_indices),
         volumes=_if_there(path / "volumes.csv", evaluation.read_volumes),
         agreement=_if_there(path / "agreement.csv", evaluation.read_agreement),
         stages=_read_stages(path / "stages"),
     )
-    return RunFolder(**{**folder.__dict__, "missing": tuple(_missing(folder))})
+    return replace(folder, missing=tuple(_missing(folder)))
+
+
+def read_training(path: Path) -> RunFolder:
+    """Of a run folder only settings, run.json and cohort.csv: what was trained on what."""
+    return RunFolder(
+        path,
+        settings=_read_yaml(path / "settings.yaml"),
+        run=_read_json(path / "run.json"),
+        cohort=_listed(path),
+    )
 
 
 def read_scores(path: Path) -> pd.DataFrame:
@@ -128,6 +135,10 @@ def _missing(folder: RunFolder) -> list[Missing]:
         (len(folder.volumes), "volumes.csv: volume curves", f"crossbeat measure {path}"),
     )
     return [Missing(what, command) for there, what, command in wanted if not there]
+
+
+def _listed(path: Path) -> Cohort | None:
+    return read_cohort(path / "cohort.csv") if (path / "cohort.csv").exists() else None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -64,8 +64,11 @@ class Trained:
 def find_trained(run: Mapping[str, Any], settings: Mapping[str, Any], cohort: Cohort | None) -> Trained:
     """What run.json states under `trained_on`; else the cohort's rows whose split is train or empty.
 
-    Rows that are neither source nor target, and sources without labels, train nothing. Neither file: nothing.
+    Rows that are neither source nor target, and sources without labels, train nothing. Without a run.json
+    nothing was: a cohort.csv also lies in folders of label maps, where it lists what was predicted.
     """
+    if not run:
+        return Trained()
     rows = {row.scan: row for row in cohort or ()}
     stated = run.get("trained_on")
     if isinstance(stated, Mapping):
