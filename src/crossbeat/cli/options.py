@@ -79,8 +79,6 @@ def pick(cohort: Cohort, where: str, everything: bool) -> Cohort:
     told = ",".join(f"{column}={'|'.join(values)}" for column, values in wanted.items())
     if not len(picked):
         raise SettingsError(f"no scan of {cohort.name} matches {told}; --all takes every split")
-    if not any(row.split == "test" for row in cohort) and any(row.labels for row in cohort):
-        console.warn(f"{cohort.name} has no test split: scores of scans that were trained on are no result")
     if len(picked) < len(cohort):
         console.say(f"{len(picked)} of {len(cohort)} scans: {told} (--all takes every split)")
     return picked

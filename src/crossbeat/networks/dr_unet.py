@@ -19,7 +19,7 @@ from crossbeat.networks.sizes import require_sides
 
 DIVISOR: Final = 16  # four poolings
 MINIMUM_SIDE: Final = 16
-BOTTLENECK_DILATIONS: Final = (1, 2, 4, 8)  # Rahman, Gu 2023, section on DR-UNet
+BOTTLENECK_DILATIONS: Final = (1, 2, 4, 8)  # MingxuanGu/Few-shot-UDA, model/DRUNet.py; methods.md 3.1
 LEAK: Final = 0.01  # slope of LeakyReLU below zero
 
 

@@ -104,7 +104,7 @@ class Augmentation(BaseModel, extra="forbid", frozen=True):
     )
     blur_probability: Probability = Field(1, description="0.2 in " + _NNUNET)
     noise_sd: Annotated[Range, _from_to(0, 5)] = Field(
-        (0, 0), description="white Gaussian noise, SD of the slice; to 0.32 (variance 0.1) in " + _NNUNET
+        (0, 0), description="white Gaussian noise, SD of the slice; to 0.1 in " + _NNUNET
     )
     noise_probability: Probability = Field(1, description="0.1 in " + _NNUNET)
 
@@ -161,11 +161,12 @@ STANDARD: Final = Augmentation(
     noise_sd=(0, 0.32),
     noise_probability=0.1,
 )
-"""A strong recipe after nnU-Net v2 (Isensee 2021), whose ranges of zoom, gamma, contrast, blur and noise it keeps.
+"""A strong recipe after nnU-Net v2 (Isensee 2021), whose ranges of zoom, gamma, contrast and blur it keeps.
 
-Ours: rotations of ±30 degrees rather than ±180, since all scans are turned to one lay when read; elastic
-deformation, and a bias field for coils. Augmentation against vendor shift was studied by
-the winner of M&Ms (Full 2020, arXiv 2011.07592).
+Mirror images as there, though no heart is one: they keep the network from learning where in the image a ventricle
+lies; what they are worth here is not measured. Ours: rotations of ±30 degrees rather than ±180; noise up to three times
+nnU-Net's; shifts, zoom of one axis against the other, brightness, elastic deformation and a bias field for coils; and
+the probabilities. Augmentation against vendor shift was studied by the winner of M&Ms (Full 2020, arXiv 2011.07592).
 """
 
 RANDOM_CONTRAST: Final = STANDARD.model_copy(update={"random_contrast_probability": 0.8})
