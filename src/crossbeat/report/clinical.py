@@ -224,7 +224,7 @@ def _clinical(
     if len(rest):
         said += f"; {_count(rest['scan'].nunique(), 'scan')} of other splits in the files, not here"
     if overlap.there:
-        said += "; trained on some of them, so no intervals"
+        said += "; no intervals, since some of them were seen in training"
     compared = agreements(pairs, folder.nominal, number, intervals=not overlap.there) if len(pairs) else []
     nominal = bool(folder.nominal & set(part["scan"]))
     return Clinical(name, f"{said}.", compared, index_table(indices, folder.nominal), nominal)

@@ -347,7 +347,7 @@ def _scope_sentence(block: Block) -> str:
     else:
         said += ": all that were scored, because no scored scan is of a test split."
     if block.overlap.there:
-        said += " Not a test: the run has seen some of them in training."
+        said += " Not a test: the run has seen some of these scans, or of these patients, in training."
     left_out = not_looked_at(block)
     if any(left_out.values()):
         said += (

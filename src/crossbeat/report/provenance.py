@@ -18,7 +18,7 @@ def provenance(folder: RunFolder, cohort: Cohort | None) -> list[tuple[str, str]
     known = [
         ("Method", folder.method),
         ("Size and profile", ", ".join(str(folder.settings[k]) for k in ("size", "profile") if k in folder.settings)),
-        ("Weights chosen", run.pop("select", folder.settings.get("select", ""))),
+        ("Weights chosen", run.pop("chosen", "") or run.get("select", folder.settings.get("select", ""))),
         ("Seed", run.pop("seed", "")),
         ("Command", run.pop("command", "")),
         ("Started", run.pop("started", "")),
@@ -34,7 +34,7 @@ def provenance(folder: RunFolder, cohort: Cohort | None) -> list[tuple[str, str]
         ("Cohort predicted", _fingerprint(cohort)),
         ("Label conventions", _conventions(cohort or folder.cohort)),
     ]  # fmt: skip
-    for shown in ("method", "size", "cohort_hash", "trained_on"):
+    for shown in ("method", "size", "select", "cohort_hash", "trained_on"):
         run.pop(shown, None)
     further = [(key.replace("_", " ").capitalize(), value) for key, value in run.items()]
     return [(name, text) for name, value in known + further if (text := _flat(value))]
