@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# One thread a worker: two workers of two threads each wait for one another on two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench format clean
@@ -21,13 +23,13 @@ demo: $(READY) ## Phantom scans → training → prediction → scores → repor
 	$(BIN)/crossbeat demo
 
 test: $(READY) ## All tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST)
 
 check: $(READY) ## Format, lint, types, laws and fast tests; under a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n 2 -m 'not slow and not real'
+	$(PYTEST) -q -m 'not slow and not real'
 
 bench: $(READY) ## Benchmarks, each a ratio of two sides in one run
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
