@@ -210,8 +210,11 @@ def test_a_public_layout_is_indexed_split_and_checked(
     assert checked.code == 0, checked.out
     assert "2 scans, 0 errors" in checked.out
     assert checked.next.startswith("crossbeat train supervised")
-    split = crossbeat("index", tmp_path / "acdc", "--layout", "acdc", "-o", cohort_csv, "--test", 1)
-    assert split.code == 0
+    again = ["index", tmp_path / "acdc", "--layout", "acdc", "-o", cohort_csv, "--test", 1]
+    refused = crossbeat(*again)
+    assert refused.code == 2
+    assert "has a test split of 1 subjects already" in refused.err
+    assert crossbeat(*again, "--resplit").code == 0
     assert sorted(line["split"] for line in read_csv(cohort_csv)) == ["test", "train"]
 
 

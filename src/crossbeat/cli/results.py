@@ -91,9 +91,10 @@ def view(
     path: Annotated[Path, typer.Argument(metavar="RUN_OR_COHORT", help="run, label maps or cohort.csv")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="of this computer alone")] = 8111,
 ) -> None:
-    """Look at scans, references and predictions in the browser; needs the [viewer] extra."""
+    """Look at scans, references and predictions in the browser; needs the `viewer` extra."""
     from crossbeat import console
-    from crossbeat.viewer import serve
+    from crossbeat.viewer import open_app, serve
 
+    opened = open_app(path)
     console.say(f"viewer: http://127.0.0.1:{port} (Ctrl-C ends it)")
-    serve(path, port)
+    serve(opened, port)

@@ -39,7 +39,7 @@ def index_acdc(root: Path, folder: Path) -> Listing:
         remarks.append(
             f"{len(incomplete)} patients ({incomplete[0]} …): Info.cfg lacks Height and Weight, so these are copies "
             "that somebody converted; if the voxel spacing was lost on the way, name the stand-in with "
-            "nominal_spacing=1.5x1.5x10 and these scans are marked nominal"
+            "--nominal-spacing 1.5x1.5x10 and these scans are marked nominal"
         )
     return Listing(tuple(rows), tuple(remarks))
 

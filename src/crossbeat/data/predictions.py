@@ -50,8 +50,23 @@ def open_input(path: Path, out: Path, sequence: str) -> tuple[Cohort, tuple[str,
     if found:
         return _of_files(found, path, sequence or "bssfp"), ()
     folder = out / CONVERTED
+    _refuse_other_patients(path, out)
     listing = index_dicom(path.resolve(), folder.resolve(), sequence)
     return Cohort(tuple(listing.rows), reader(folder, {}), path.name, folder), listing.remarks
+
+
+def _refuse_other_patients(path: Path, out: Path) -> None:
+    """Folders of different patients often have the same names inside: one's scans must not replace another's."""
+    if not (out / "cohort.csv").exists():
+        return
+    for row in read_cohort(out / "cohort.csv"):
+        if not row.image.startswith(f"{CONVERTED}/"):
+            continue
+        source = (out / CONVERTED / row.source.rpartition(" series ")[0]).resolve()
+        if not source.is_relative_to(path.resolve()):
+            raise FileError(
+                out, f"holds scans made from {source}, not from {path}; choose another folder with -o"
+            )
 
 
 def prediction_writer(

@@ -105,11 +105,11 @@ def make_app(cohort: Cohort, predictions: Path | None = None, scores: Path | Non
     return app
 
 
-def serve(path: Path, port: int = 8111) -> None:
-    """Show a run, a folder of label maps or a cohort at http://127.0.0.1:port until interrupted."""
+def serve(app: FastAPI, port: int = 8111) -> None:
+    """Show what `open_app` opened at http://127.0.0.1:port until interrupted."""
     import uvicorn
 
-    uvicorn.run(open_app(path), host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
 
 
 def annotated_share(case: Case) -> list[list[float]]:
