@@ -158,3 +158,17 @@ def test_a_label_map_of_another_grid_is_refused_by_the_headers(tmp_path: Path) -
             read(row)
     with pytest.raises(CaseError, match="names no image file; write one"):
         read(replace(cohort.rows[0], image=";"))
+
+
+def test_one_patients_scans_never_replace_anothers(tmp_path: Path) -> None:
+    trees.dicom(tmp_path / "in")
+    patients = sorted(p for p in (tmp_path / "in").iterdir() if p.is_dir())[:2]
+    found, _ = open_input(patients[0], tmp_path / "out", "")
+    write = prediction_writer(tmp_path / "out", found, {})
+    for row in found:
+        write(row, np.zeros(found.read(row).image.shape, np.uint8))
+    assert open_input(patients[0], tmp_path / "out", "")[0].rows == found.rows  # the same patient again
+    before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*.nii.gz")}
+    with pytest.raises(FileError, match="holds scans made from .* choose another folder with -o"):
+        open_input(patients[1], tmp_path / "out", "")
+    assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*.nii.gz")} == before

@@ -39,8 +39,8 @@ class Settings(Recipe):
             "spacing_mm": 2.0,
             "network": "dilated_resunet",
             "batch_size": 8,
-            "steps": 300,
-            "steps_per_round": 50,
+            "steps": 1200,
+            "steps_per_round": 200,
             "augmentation": "random_contrast",
         },
     }
