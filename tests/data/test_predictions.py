@@ -169,6 +169,6 @@ def test_one_patients_scans_never_replace_anothers(tmp_path: Path) -> None:
         write(row, np.zeros(found.read(row).image.shape, np.uint8))
     assert open_input(patients[0], tmp_path / "out", "")[0].rows == found.rows  # the same patient again
     before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*.nii.gz")}
-    with pytest.raises(FileError, match="holds scans made from .* choose another folder with -o"):
+    with pytest.raises(FileError, match=r"holds scans made from .* choose another folder with -o"):
         open_input(patients[1], tmp_path / "out", "")
     assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*.nii.gz")} == before
