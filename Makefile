@@ -25,7 +25,7 @@ demo: $(READY) ## Phantom scans → training → prediction → scores → repor
 test: $(READY) ## All tests
 	$(PYTEST)
 
-check: $(READY) ## Format, lint, types, laws and fast tests; under a minute
+check: $(READY) ## Format, lint, types, laws and fast tests; two minutes on two cores
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
