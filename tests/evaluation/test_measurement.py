@@ -8,7 +8,7 @@ import pytest
 from crossbeat.case import Case
 from crossbeat.cohort import Cohort
 from crossbeat.errors import CaseError, CohortError
-from crossbeat.evaluation import compare_indices, measure_case, measure_cohort
+from crossbeat.evaluation import compare_indices, measure_case, measure_cohort, told_remarks
 from crossbeat.labels import TRAINED, UNKNOWN
 from evaluation.conftest import LV, MYO, RV, ReadPrediction, with_labels
 
@@ -147,7 +147,7 @@ def test_one_slice_has_a_wall_but_no_volumes_and_says_so(
     cases["p1-cine"] = replace(thin, image=thin.image[:, 2:3], labels=thin.labels[:, 2:3])
     alone, stack = measure_cohort(cohort, perfect)
     assert "one slice, where a stack is needed" in alone.remark
-    assert stack.remark == ""
+    assert "slice" not in stack.remark
     volumes = [name for name in vars(alone.indices) if "wall" not in name and "frame" not in name]
     assert len(volumes) == 10
     assert all(np.isnan(getattr(alone.indices, name)) for name in volumes)
@@ -155,3 +155,63 @@ def test_one_slice_has_a_wall_but_no_volumes_and_says_so(
     assert np.isnan(np.concatenate([alone.lv_ml, alone.myo_ml, alone.rv_ml])).all()
     compared = {c.index for c in compare_indices(cohort, perfect) if c.scan == "p1-cine"}
     assert all(index.startswith("wall_thickness") for index in compared)
+
+
+def large(case: Case) -> Case:
+    """The same scan of a heart of plausible size: 128 cavity voxels of 0.96 ml at ED; the RV beats as well."""
+    labels = case.labels.copy()
+    labels[1, 1:3][labels[1, 1:3] == RV] = 0
+    return replace(case, labels=labels, affine=np.diag([8.0, 12.0, 10.0, 1.0]))
+
+
+def test_a_sound_cine_has_no_remark(cases: dict[str, Case], cohort: Cohort) -> None:
+    case = large(cases["p1-cine"])
+    assert measure_case(cohort.rows[0], case, case.labels).remark == ""
+
+
+def test_what_is_missing_is_remarked(cases: dict[str, Case], cohort: Cohort) -> None:
+    case = large(cases["p1-cine"])
+    row = replace(cohort.rows[0], ed_frame=None, es_frame=None)
+
+    def remark(labels: np.ndarray, of: Case = case) -> str:
+        return measure_case(row, of, labels).remark
+
+    assert remark(case.labels * 0) == "no heart found: the label map is empty"
+    assert remark(np.where(case.labels == LV, 0, case.labels)) == "no LV found"
+    half = case.labels.copy()
+    half[1][half[1] == LV] = 0
+    assert remark(half) == "no LV found in 1 of 2 frames: 1"
+    still = np.stack([case.labels[0]] * 2)
+    assert remark(still) == "the LV is equally large in all frames: no ED and ES found"
+    alone = replace(case, image=case.image[:1], labels=case.labels[:1], drawn=case.drawn[:1])
+    assert remark(alone.labels, alone).startswith("one frame, where a cine is needed: no ES and stroke")
+
+
+def test_indices_that_cannot_be_are_remarked(cases: dict[str, Case], cohort: Cohort) -> None:
+    case = large(cases["p1-cine"])
+    row = cohort.rows[0]
+
+    def remark(labels: np.ndarray, of: Case = case) -> str:
+        return measure_case(row, of, labels).remark
+
+    labels = np.where(case.labels == RV, 0, case.labels)
+    swapped = remark(labels[::-1])  # the csv says that frame 0 is ED
+    assert swapped.startswith("LV ESV 122.9 ml is above its EDV 61.4 ml: look at its label map, and whether")
+    assert "frames 0 and 1 are ED and ES" in swapped
+    assert "EF" not in swapped
+    tiny = remark(cases["p1-cine"].labels, cases["p1-cine"])  # 128 voxels of 0.03 ml, RV of 42
+    assert "LV EDV 3.8 ml is near zero" in tiny
+    assert "RV EDV 1.3 ml is near zero" in tiny
+    labels[1] = labels[0]
+    labels[1, 1, 6, 6:10] = MYO  # 4 of 128 voxels go: 3.125 %
+    assert remark(labels) == "LV EF 3.1 % is outside 5 to 90 %: look at its label map"
+    labels[1][labels[1] == LV] = MYO
+    labels[1, 2, 8, 6:10] = LV  # 4 of 128 stay
+    assert remark(labels) == "LV EF 96.9 % is outside 5 to 90 %: look at its label map"
+
+
+def test_a_remark_of_many_scans_is_told_once(cohort: Cohort, perfect: ReadPrediction) -> None:
+    empty = told_remarks(measure_cohort(cohort, lambda row: perfect(row) * 0))
+    assert empty == ["2 of 2 scans: no heart found: the label map is empty: p1-cine, p2-cine"]
+    one = told_remarks(measure_cohort(cohort, lambda row: perfect(row) * (row.scan == "p1-cine")))
+    assert one[1] == "scan 'p2-cine': no heart found: the label map is empty"

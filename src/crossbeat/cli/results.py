@@ -52,15 +52,14 @@ def measure(
     """Volumes, ejection fractions, mass and wall thickness of label maps, with ED and ES found or given."""
     from crossbeat import console
     from crossbeat.data.predictions import open_predictions, prediction_reader
-    from crossbeat.evaluation import measure_cohort, write_indices, write_volumes
+    from crossbeat.evaluation import measure_cohort, told_remarks, write_indices, write_volumes
 
     out = out or run / "indices.csv"
     cohort = open_predictions(run)
     with console.bar("measuring", len(cohort)) as step:
         measured = measure_cohort(cohort, prediction_reader(run, cohort), progress=step)
-    for one in measured:
-        if one.remark:
-            console.warn(f"scan {one.scan!r}: {one.remark}")
+    for remark in told_remarks(measured):
+        console.warn(remark)
     write_indices(measured, cohort, out)
     write_volumes(measured, cohort, out.with_name("volumes.csv"))
     console.say(f"indices of {len(cohort)} scans: {out}")

@@ -7,6 +7,7 @@ from crossbeat.evaluation.measurement import (
     compare_indices,
     measure_case,
     measure_cohort,
+    told_remarks,
 )
 from crossbeat.evaluation.scores import MEAN, UNITS, Score, score_case, score_cohort
 from crossbeat.evaluation.tables import (
@@ -36,6 +37,7 @@ __all__ = [
     "read_volumes",
     "score_case",
     "score_cohort",
+    "told_remarks",
     "write_agreement",
     "write_indices",
     "write_scores",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal
 
@@ -23,6 +23,13 @@ FrameSource = Literal["given", "found", ""]
 FRAMES: Final = ("ed_frame", "es_frame")
 
 ONE_SLICE: Final = "one slice, where a stack is needed: no volumes, ejection fractions or mass"
+ONE_FRAME: Final = "one frame, where a cine is needed: no ES and stroke volumes, no ejection fractions"
+
+PLAUSIBLE_EF_PERCENT: Final = (
+    5.0,
+    90.0,
+)  # ours: beyond them is a label map or a frame in error, not a patient
+LEAST_EDV_ML: Final = 5.0  # ours: a newborn's ventricle holds more
 
 _OF_VOLUMES: Final = tuple(f.name for f in fields(Indices) if f.name not in FRAMES and "wall" not in f.name)
 
@@ -39,7 +46,7 @@ class Measurement:
     papillary: str
     """Where the scan's convention puts the papillary muscles; the model's own follows its training data."""
     remark: str
-    """Why indices are missing that another scan would have; '' where none are."""
+    """Why indices are missing that another scan would have, and which cannot be; '' where all is well."""
     time_ms: NDArray[np.float64]
     """(t,) since the R wave; nan where unknown."""
     lv_ml: NDArray[np.float64]
@@ -77,7 +84,9 @@ def measure_cohort(
 def measure_case(row: Row, case: Case, labels: NDArray[np.uint8]) -> Measurement:
     """Measure one scan's (t, z, y, x) label map, predicted or reference.
 
-    A scan of one slice has a wall to measure but no volumes: they are nan, and its remark says so.
+    A scan of one slice has a wall to measure but no volumes: they are nan. The remark says so, and what else
+    is missing or implausible: no heart, no LV in a frame, a single frame, ESV above EDV, an EDV near zero, an
+    ejection fraction outside `PLAUSIBLE_EF_PERCENT`.
     """
     found = _indices(row, case, labels, row.ed_frame, row.es_frame)
     share = 1.0 if _is_stack(case) else float("nan")
@@ -92,10 +101,24 @@ def measure_case(row: Row, case: Case, labels: NDArray[np.uint8]) -> Measurement
         _source(row.ed_frame, found.ed_frame),
         _source(row.es_frame, found.es_frame),
         CONVENTIONS[row.convention].papillary if row.convention in CONVENTIONS else "not stated",
-        "" if _is_stack(case) else ONE_SLICE,
+        "; ".join(_remarks(labels, found, stack=_is_stack(case))),
         _times_ms(row, case),
         *curves,
     )
+
+
+def told_remarks(measured: Sequence[Measurement]) -> list[str]:
+    """The remarks in sentences: each once, with the scans that it is of."""
+    scans: dict[str, list[str]] = {}
+    for one in measured:
+        if one.remark:
+            scans.setdefault(one.remark, []).append(one.scan)
+    return [
+        f"scan {names[0]!r}: {remark}"
+        if len(names) == 1
+        else f"{len(names)} of {len(measured)} scans: {remark}: {', '.join(names)}"
+        for remark, names in scans.items()
+    ]
 
 
 def compare_indices(
@@ -149,6 +172,41 @@ def _indices(
     found = indices(labels, case.spacing_mm, ed_frame, es_frame)
     unknown: dict[str, Any] = {} if _is_stack(case) else dict.fromkeys(_OF_VOLUMES, float("nan"))
     return replace(found, **unknown)
+
+
+def _remarks(labels: NDArray[np.uint8], found: Indices, *, stack: bool) -> Iterator[str]:
+    """What is missing or cannot be in one scan's (t, z, y, x) label map and its indices, in words."""
+    if not stack:
+        yield ONE_SLICE
+    if not np.isin(labels, [s for s in Structure if s != Structure.BACKGROUND]).any():
+        yield "no heart found: the label map is empty"
+        return
+    held = (labels == Structure.LV).any(axis=(1, 2, 3))
+    if len(labels) == 1 and stack:
+        yield ONE_FRAME
+    if not held.any():
+        yield "no LV found"
+    elif not held.all():
+        without = np.flatnonzero(~held).tolist()
+        yield f"no LV found in {len(without)} of {len(labels)} frames: {', '.join(map(str, without))}"
+    elif len(labels) > 1 and None in (found.ed_frame, found.es_frame):
+        yield "the LV is equally large in all frames: no ED and ES found"
+    for side in ("LV", "RV"):
+        yield from _implausible(side, found)
+
+
+def _implausible(side: str, found: Indices) -> Iterator[str]:
+    edv, esv, ef = (getattr(found, f"{side.lower()}_{i}") for i in ("edv_ml", "esv_ml", "ef_percent"))
+    if edv < LEAST_EDV_ML:
+        yield f"{side} EDV {edv:.1f} ml is near zero: look at its label map"
+    if esv > edv:
+        yield (
+            f"{side} ESV {esv:.1f} ml is above its EDV {edv:.1f} ml: look at its label map, and whether "
+            f"frames {found.ed_frame} and {found.es_frame} are ED and ES"
+        )
+    elif not math.isnan(ef) and not PLAUSIBLE_EF_PERCENT[0] <= ef <= PLAUSIBLE_EF_PERCENT[1]:
+        low, high = PLAUSIBLE_EF_PERCENT
+        yield f"{side} EF {ef:.1f} % is outside {low:g} to {high:g} %: look at its label map"
 
 
 def _as_drawn(case: Case, predicted: NDArray[np.uint8]) -> NDArray[np.uint8]:
