@@ -340,6 +340,43 @@ def test_in_a_folder_a_failing_scan_is_named_and_the_others_are_written(
     assert "Traceback" not in told.err
 
 
+def save_silent(run: Path) -> Path:
+    """A run folder with a segmenter that sees background everywhere."""
+    spec = NetworkSpec(name="dilated_resunet", size=64, arguments={"width": 4})
+    network = spec.build().eval()
+    last = [p for p in network.parameters() if len(p) == 4][-1]
+    with torch.no_grad():
+        for p in network.parameters():
+            p.zero_()
+        last[0] = 9.0  # the bias of the background
+    Segmenter(network, spec, Preparation(size=64, spacing_mm=3.0, centre="image")).save(run / "segmenter")
+    return run
+
+
+def test_label_maps_without_a_heart_are_counted_and_named(
+    phantom: Path, tmp_path: Path, crossbeat: Command
+) -> None:
+    silent = save_silent(tmp_path / "silent")
+    told = crossbeat("predict", silent, phantom / "cohort.csv", *CPU, "--all")
+    assert told.code == 0, told.err
+    assert "note: 2 of 2 label maps hold no heart: phantom001_bssfp, phantom002_bssfp" in told.err
+    measured = crossbeat("measure", silent)
+    assert "note: 2 of 2 scans: no heart found: the label map is empty: phantom001_bssfp, p" in measured.err
+    remarks = {line["remark"] for line in read_csv(silent / "indices.csv")}
+    assert remarks == {"no heart found: the label map is empty"}
+
+
+def test_scans_of_no_cohort_need_a_folder_of_their_own(
+    run: Path, scan: Path, phantom: Path, crossbeat: Command
+) -> None:
+    for source in (scan, phantom / "images"):
+        told = crossbeat("predict", run, source, *CPU)
+        assert told.code == 2
+        assert "is no cohort.csv, so say where its label maps go, as in `-o segmented`" in told.err
+        assert "predictions is for the scans of a cohort" in told.err
+    assert not (run / "predictions").exists()
+
+
 def test_dicom_is_predicted_and_its_headers_tell_the_sequence(
     trees: ModuleType, run: Path, tmp_path: Path, crossbeat: Command
 ) -> None:

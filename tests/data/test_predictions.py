@@ -160,6 +160,15 @@ def test_a_label_map_of_another_grid_is_refused_by_the_headers(tmp_path: Path) -
         read(replace(cohort.rows[0], image=";"))
 
 
+def test_label_maps_without_heart_or_lv_are_remembered(tmp_path: Path) -> None:
+    cohort = scans(tmp_path / "in")
+    write = prediction_writer(tmp_path / "out", cohort, {})
+    assert write.remarks() == []
+    for row, value in zip(cohort, (0, 3, 1), strict=True):  # nothing, RV alone, LV
+        write(row, np.full(cohort.read(row).image.shape, value, np.uint8))
+    assert write.remarks() == ["1 of 3 label maps holds no heart: a", "1 of 3 label maps holds no LV: b"]
+
+
 def test_one_patients_scans_never_replace_anothers(tmp_path: Path) -> None:
     trees.dicom(tmp_path / "in")
     patients = sorted(p for p in (tmp_path / "in").iterdir() if p.is_dir())[:2]

@@ -77,7 +77,7 @@ def predict(
         Path, typer.Argument(metavar="INPUT", help="cohort.csv, NIfTI file, folder of NIfTI or DICOM")
     ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="folder of label maps; RUN/predictions")
+        Path | None, typer.Option("-o", "--out", help="folder of label maps; of a cohort.csv RUN/predictions")
     ] = None,
     ensemble: Annotated[
         list[Path], typer.Option("--ensemble", metavar="RUN", help="average with this run too")
@@ -93,11 +93,11 @@ def predict(
 ) -> None:
     """Segment scans; label maps lie on each scan's own grid. Exit 1 if a scan failed."""
     from crossbeat import console
-    from crossbeat.data.predictions import open_input, prediction_writer
+    from crossbeat.data.predictions import choose_folder, open_input, prediction_writer
     from crossbeat.prediction import predict_cohort
     from crossbeat.segmenter import find_device, load_segmenter
 
-    out = out or run / "predictions"
+    out = out or choose_folder(run, scans)
     place = find_device(device)
     segmenters = [load_segmenter(r / "segmenter", place) for r in (run, *ensemble)]
     found, notes = open_input(scans, out, sequence)
@@ -116,6 +116,8 @@ def predict(
         )
     for failure in failures:
         console.complain(failure.problem)
+    for remark in write.remarks():
+        console.warn(remark)
     console.say(f"label maps of {len(cohort) - len(failures)} of {len(cohort)} scans: {out}")
     if failures:
         raise typer.Exit(1)

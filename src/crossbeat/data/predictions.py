@@ -6,7 +6,7 @@ The folder holds `<scan>.nii.gz` with a JSON that names its labels, and a `cohor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +19,24 @@ from crossbeat.data.listing import nifti_files, place, stem
 from crossbeat.data.nifti import sidecar, write_labels
 from crossbeat.data.reading import read_grid, read_labels, reader
 from crossbeat.data.studies import index_dicom
-from crossbeat.errors import CaseError, FileError, RunError
+from crossbeat.errors import CaseError, FileError, RunError, SettingsError
+from crossbeat.labels import Structure
 
 CONVERTED: Final = "converted"
 """Folder, inside that of the label maps, of NIfTI files made from DICOM."""
+
+
+def choose_folder(run: Path, path: Path) -> Path:
+    """Where label maps of an input go when nobody says: into the run, if they are of a cohort.csv.
+
+    Files and folders that nobody listed raise `SettingsError`: among the run's they would be scored and measured.
+    """
+    if path.suffix != ".csv":
+        raise SettingsError(
+            f"{path}: is no cohort.csv, so say where its label maps go, as in `-o segmented`; "
+            f"{run / 'predictions'} is for the scans of a cohort"
+        )
+    return run / "predictions"
 
 
 def open_input(path: Path, out: Path, sequence: str) -> tuple[Cohort, tuple[str, ...]]:
@@ -69,10 +83,40 @@ def _refuse_other_patients(path: Path, out: Path) -> None:
             )
 
 
-def prediction_writer(
-    folder: Path, cohort: Cohort, provenance: Mapping[str, Any]
-) -> Callable[[Row, NDArray[np.uint8]], None]:
-    """The function that writes a scan's label map into the folder, on the grid of its image.
+@dataclass(frozen=True)
+class PredictionWriter:
+    """Writes a scan's label map into the folder, on the grid of its image, and remembers which show no heart."""
+
+    folder: Path
+    images: Path
+    """What the paths of the rows are relative to."""
+    provenance: Mapping[str, Any]
+    written: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    without_lv: list[str] = field(default_factory=list)
+
+    def __call__(self, row: Row, labels: NDArray[np.uint8]) -> None:
+        images = [self.images / name for name in row.image_files]
+        like = images[0] if len(images) == 1 else images
+        write_labels(prediction_path(self.folder, row), labels, like, self.provenance)
+        self.written.append(row.scan)
+        if not labels.any():
+            self.empty.append(row.scan)
+        elif not (labels == Structure.LV).any():
+            self.without_lv.append(row.scan)
+
+    def remarks(self) -> list[str]:
+        """A sentence on the label maps without any heart, one on those without LV; none where all have it."""
+        return [
+            f"{len(scans)} of {len(self.written)} label maps {'hold' if len(scans) > 1 else 'holds'} no {what}: "
+            f"{', '.join(scans)}"
+            for what, scans in (("heart", self.empty), ("LV", self.without_lv))
+            if scans
+        ]
+
+
+def prediction_writer(folder: Path, cohort: Cohort, provenance: Mapping[str, Any]) -> PredictionWriter:
+    """What writes the label maps of a cohort's scans into the folder.
 
     Label maps that an earlier prediction left of these scans are removed first, lest one of them stand for a scan
     that fails now. Other scans whose label maps lie there stay in the folder's cohort.csv. A run folder, and one
@@ -96,13 +140,7 @@ def prediction_writer(
     write_cohort(replace(cohort, rows=tuple(rows)), folder / "cohort.csv")
     if conventions:
         (folder / "conventions.yaml").write_text(yaml.safe_dump(conventions, sort_keys=False), "utf-8")
-
-    def write(row: Row, labels: NDArray[np.uint8]) -> None:
-        images = [cohort.folder / name for name in row.image_files]
-        like = images[0] if len(images) == 1 else images
-        write_labels(prediction_path(folder, row), labels, like, provenance)
-
-    return write
+    return PredictionWriter(folder, cohort.folder, provenance)
 
 
 def prediction_reader(
