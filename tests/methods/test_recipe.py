@@ -110,6 +110,13 @@ def test_some_target_subjects_are_labelled_by_seed() -> None:
         find_domains(many, Recipe.of({**ACROSS, "target_labels": "train", "target_labelled": 12}), seed=0)
 
 
+def test_the_target_may_train_alone_on_its_own_labels() -> None:
+    recipe = Recipe.of({"source": {"sequence": "lge"}, "target": {"sequence": "lge"}, "target_labels": "train"})
+    found = find_domains(cohort(), recipe, seed=0)
+    assert scans(found.source) == []
+    assert scans(found.target) == ["d_l"]
+
+
 def test_a_subject_in_training_and_test_needs_leave() -> None:
     leaking = Cohort((*cohort().rows, Row("a", "a_l", "lge", "i", split="test", labels="l")))
     with pytest.raises(CohortError, match="1 subjects are tested and also train in the source, 'a' first"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crossbeat.cli.options import Csv, Device, Everything, Seed, Where, app, choice, cohort_at, pick
-from crossbeat.errors import CrossbeatError, SettingsError, did_you_mean
+from crossbeat.errors import SettingsError, did_you_mean
 from crossbeat.methods import METHODS
 
 if TYPE_CHECKING:
@@ -56,16 +56,8 @@ def train(
     if dry_run:
         _estimate(method, cohort, settings, replace(run, estimates={}))
         return
-    run.open(settings.model_dump(mode="json"), cohort, f"crossbeat train {method}")
-    try:
-        segmenter = METHODS[method].train(cohort, settings, run)
-    except CrossbeatError:
-        run.withdraw()
-        raise
-    if run.rank == 0:
-        segmenter.save(out / "segmenter")
-        facts = {key: segmenter.provenance[key] for key in ("trained_on", "chosen")}
-        run.close(method=method, size=settings.size, select=settings.select, **facts)
+    METHODS[method].carry_out(cohort, settings, run, f"crossbeat train {method}")
+    if run.writes:
         console.say(f"segmenter: {out / 'segmenter'}")
         console.then("crossbeat", "predict", out, cohort_csv)
 

@@ -8,6 +8,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+from crossbeat.errors import CrossbeatError
+
 if TYPE_CHECKING:
     from crossbeat.cohort import Cohort
     from crossbeat.methods.recipe import Recipe
@@ -37,6 +39,25 @@ class Method:
     def train(self) -> Callable[[Cohort, Any, Run], Segmenter]:
         found: Callable[[Cohort, Any, Run], Segmenter] = self.module.train
         return found
+
+    def carry_out(
+        self, cohort: Cohort, settings: Recipe, run: Run, command: str, **further: object
+    ) -> Segmenter:
+        """Open the run's folder, train, leave the segmenter and the facts of its training there.
+
+        Settings or a cohort that cannot be trained on leave no folder behind. `further` facts go into run.json.
+        """
+        run.open(settings.model_dump(mode="json"), cohort, command)
+        try:
+            segmenter = self.train(cohort, settings, run)
+        except CrossbeatError:
+            run.withdraw()
+            raise
+        if run.writes:
+            segmenter.save(run.folder / "segmenter")
+            facts = {key: segmenter.provenance[key] for key in ("trained_on", "chosen")}
+            run.close(method=self.name, size=settings.size, select=settings.select, **facts, **further)
+        return segmenter
 
 
 METHODS: Final[Mapping[str, Method]] = {

@@ -17,6 +17,7 @@ from crossbeat.training import Chosen, Run
 
 Filter = dict[str, list[str]]
 AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
 class Recipe(BaseModel, extra="forbid", frozen=True):
@@ -29,7 +30,8 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
     SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = {"full": {}}
 
     source: Filter = Field(
-        default_factory=dict, description="cohort columns of the source; empty: all but the target"
+        default_factory=dict,
+        description="cohort columns of the source; empty: all but the target; the target's own: no source",
     )
     target: Filter = Field(
         default_factory=dict, description="cohort columns of the target; empty: there is none"
@@ -70,45 +72,65 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
             return given
         return {k: [str(x) for x in v] if isinstance(v, list) else [str(v)] for k, v in given.items()}
 
+    @property
+    def segmenter_updates(self) -> int:
+        """Updates of the network that becomes the segmenter; a study holds its arms to the same number."""
+        raise NotImplementedError(f"{type(self).__module__} does not say how often its segmenter is updated")
+
     @classmethod
     def load(cls: type[AnyRecipe], path: Path | None = None, changes: Sequence[str] = ()) -> AnyRecipe:
         """A recipe file with `key=value` changes on top; neither is needed. `SettingsError` names what is wrong."""
-        values: dict[str, Any] = {}
-        if path is not None:
-            try:
-                values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-            except (IsADirectoryError, UnicodeDecodeError):
-                raise SettingsError(f"{path}: is no recipe file; a recipe is a YAML text") from None
-            except FileNotFoundError:
-                raise SettingsError(f"{path}: there is no such recipe") from None
-            except yaml.YAMLError as error:
-                raise SettingsError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from None
-            if not isinstance(values, dict):
-                raise SettingsError(f"{path}: a recipe is a table of `key: value`")
-        for change in changes:
-            key, equals, text = change.partition("=")
-            if not equals:
-                raise SettingsError(f"--set {change}: write key=value")
-            try:
-                values[key.strip()] = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                problem = str(error).splitlines()[0]
-                raise SettingsError(f"--set {change}: {text!r} is not YAML ({problem})") from None
-        return cls.of(values, str(path) if path else "settings")
+        values = read_values(path, "recipe") if path is not None else {}
+        return cls.of(values | parse_changes(changes), str(path) if path else "settings")
 
     @classmethod
     def of(cls: type[AnyRecipe], values: Mapping[str, Any], name: str = "settings") -> AnyRecipe:
         """Settings from plain values, refused in words."""
-        for key in values:
-            if key not in cls.model_fields:
-                raise SettingsError(f"{name}: no setting {key!r}; {did_you_mean(key, cls.model_fields)}")
+        return validated(cls, values, name)
+
+
+def read_values(path: Path, kind: str) -> dict[str, Any]:
+    """The table of a YAML file; `kind` (recipe, study) names it in the `SettingsError` where it is none."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (IsADirectoryError, UnicodeDecodeError):
+        raise SettingsError(f"{path}: is no {kind} file; a {kind} is a YAML text") from None
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: there is no such {kind}") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: a {kind} is a table of `key: value`")
+    return {str(key): value for key, value in values.items()}
+
+
+def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
+    """`key=value` texts of `--set` as a table; values are YAML."""
+    values: dict[str, Any] = {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {change}: write key=value")
         try:
-            return cls(**values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "recipe"
-            problem = first["msg"].removeprefix("Value error, ")
-            raise SettingsError(f"{name}: {where}: {problem}, got {first.get('input')!r}") from None
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            problem = str(error).splitlines()[0]
+            raise SettingsError(f"--set {change}: {text!r} is not YAML ({problem})") from None
+    return values
+
+
+def validated(model: type[AnyModel], values: Mapping[str, Any], name: str) -> AnyModel:
+    """Plain values as a pydantic model; `SettingsError` names an unknown key (did you mean) or a wrong value."""
+    for key in values:
+        if key not in model.model_fields:
+            raise SettingsError(f"{name}: no setting {key!r}; {did_you_mean(key, model.model_fields)}")
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        problem = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{name}: {where}: {problem}, got {first.get('input')!r}") from None
 
 
 @dataclass(frozen=True)
@@ -128,6 +150,7 @@ class Domains:
 def find_domains(cohort: Cohort, recipe: Recipe, seed: int) -> Domains:
     """Who is source, who is target, who validates; scans without a split train.
 
+    A source that is the target itself, under `target_labels: train`, is none: the target's labels train alone.
     Raises `CohortError` where a filter finds nobody, where nothing labelled is left to train on, and where a
     subject both trains and is tested without the recipe's leave.
     """
@@ -135,8 +158,9 @@ def find_domains(cohort: Cohort, recipe: Recipe, seed: int) -> Domains:
     taken = {row.scan for row in target}
     source = cohort.where(**recipe.source) if recipe.source else cohort
     source = source.only(lambda row: row.scan not in taken)
+    alone = recipe.source == recipe.target and recipe.target_labels == "train"
     for rows, wanted, name in ((source, recipe.source, "source"), (target, recipe.target, "target")):
-        if wanted and not len(rows):
+        if wanted and not len(rows) and not (alone and name == "source"):
             raise CohortError(f"{cohort.name}: no scan is {name} {wanted}; {_what_there_is(cohort, wanted)}")
     found = Domains(
         source=source.only(_trains).labelled(),

@@ -70,6 +70,10 @@ class Settings(Recipe):
     )
 
     @property
+    def segmenter_updates(self) -> int:
+        return self.steps
+
+    @property
     def round_steps(self) -> int:
         """Updates in a round; all of them where there are fewer than `steps_per_round`."""
         return min(self.steps, self.steps_per_round)
