@@ -211,11 +211,39 @@ def test_a_public_layout_is_indexed_split_and_checked(
     assert "2 scans, 0 errors" in checked.out
     assert checked.next.startswith("crossbeat train supervised")
     again = ["index", tmp_path / "acdc", "--layout", "acdc", "-o", cohort_csv, "--test", 1]
+    before = cohort_csv.read_bytes()
+    in_the_way = crossbeat(*again)
+    assert in_the_way.code == 2
+    assert "cohort.csv: is there already, perhaps with splits and columns of yours" in in_the_way.err
+    assert "or add --overwrite" in in_the_way.err
+    assert cohort_csv.read_bytes() == before
+    again.append("--overwrite")
     refused = crossbeat(*again)
     assert refused.code == 2
     assert "has a test split of 1 subjects already" in refused.err
     assert crossbeat(*again, "--resplit").code == 0
     assert sorted(line["split"] for line in read_csv(cohort_csv)) == ["test", "train"]
+
+
+def test_a_phantom_is_found_again_and_no_other_is_put_over_it(tmp_path: Path, crossbeat: Command) -> None:
+    words = ["phantom", tmp_path, "--subjects", 2, "--sequences", "t2", "--jobs", 1, "--test", 1]
+    made = crossbeat(*words)
+    assert made.code == 0, made.err
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    again = crossbeat(*words, "--jobs", 2)
+    assert (again.code, again.next) == (0, made.next)
+    assert f"found as made before: {tmp_path}" in again.out
+    other = crossbeat(*words, "--seed", 3, "--sequences", "lge")
+    assert other.code == 2
+    assert "holds another phantom (sequences t2, now lge, seed 0, now 3)" in other.err
+    assert "choose another folder, or add --overwrite" in other.err
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert crossbeat(*words, "--seed", 3, "--overwrite").code == 0
+    assert all(line["source"].endswith("seed 3") for line in read_csv(tmp_path / "cohort.csv"))
+    (tmp_path / "phantom.json").unlink()
+    foreign = crossbeat(*words, "--seed", 3)
+    assert foreign.code == 2
+    assert "holds a cohort.csv that no phantom of ours left there" in foreign.err
 
 
 def test_check_names_every_error_and_exits_with_1(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from crossbeat.errors import SettingsError
+from crossbeat.errors import CohortError, SettingsError
 
 if TYPE_CHECKING:
     from crossbeat.cohort import Cohort
@@ -56,6 +56,7 @@ Where = Annotated[
     str, typer.Option("--where", metavar="FILTER", help="rows by column, as in sequence=lge,vendor=A|B")
 ]
 Everything = Annotated[bool, typer.Option("--all", help="every scan, also where the cohort has a test split")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there already")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 
 
@@ -93,6 +94,15 @@ def split_sizes(cohort: Cohort) -> str:
         if dict(sizes)["test"]
         else f"{told}; no test split, so scores would be of scans trained on: see --test"
     )
+
+
+def new_file(path: Path, overwrite: bool) -> None:
+    """Refuses a cohort.csv that is there already, before anything is written beside it."""
+    if path.exists() and not overwrite:
+        raise CohortError(
+            f"{path}: is there already, perhaps with splits and columns of yours; choose another file with -o, "
+            "or add --overwrite"
+        )
 
 
 def words(text: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from crossbeat.cli.options import Csv, Seed, app, cohort_at, split_sizes, words
+from crossbeat.cli.options import Csv, Overwrite, Seed, app, cohort_at, new_file, split_sizes, words
 
 
 @app.command()
@@ -22,28 +22,36 @@ def phantom(
     test: Annotated[float, typer.Option(min=0, help="subjects (or a fraction) to hold out as test")] = 0.25,
     seed: Seed = 0,
     jobs: Annotated[int, typer.Option(min=1, help="processes")] = 2,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make synthetic scans of beating hearts, with their exact labels, volumes and motion."""
     from crossbeat import console
     from crossbeat.cohort import assign_splits, write_cohort
     from crossbeat.data.nifti import write_volume
-    from crossbeat.synthetic import make_cohort
+    from crossbeat.synthetic import is_made, make_cohort, note_made
 
-    with console.bar("making phantoms", subjects) as step:
-        made = make_cohort(
-            out,
-            subjects=subjects,
-            sequences=words(sequences),
-            vendors=words(vendors),
-            cine=cine,
-            seed=seed,
-            jobs=jobs,
-            write=write_volume,
-            progress=lambda done, total: step(),
-        )
-    if test:
-        made = assign_splits(made, test=test, stratify=["group"], seed=seed)
-        write_cohort(made, out / "cohort.csv")
+    hearts = {"subjects": subjects, "sequences": words(sequences), "vendors": words(vendors)}
+    asked = {**hearts, "cine": cine, "test": test, "seed": seed}
+    if is_made(out, asked, overwrite=overwrite):
+        made = cohort_at(out / "cohort.csv")
+        console.say(f"found as made before: {out}")
+    else:
+        with console.bar("making phantoms", subjects) as step:
+            made = make_cohort(
+                out,
+                subjects=subjects,
+                sequences=words(sequences),
+                vendors=words(vendors),
+                cine=cine,
+                seed=seed,
+                jobs=jobs,
+                write=write_volume,
+                progress=lambda done, total: step(),
+            )
+        if test:
+            made = assign_splits(made, test=test, stratify=["group"], seed=seed)
+            write_cohort(made, out / "cohort.csv")
+        note_made(out, asked)
     console.say(f"{len(made)} scans of {subjects} subjects: {out / 'cohort.csv'}\n{split_sizes(made)}")
     console.then("crossbeat", "train", "supervised", out / "cohort.csv", "-o", "runs/first")
 
@@ -68,12 +76,14 @@ def index(
     stratify: Annotated[str, typer.Option(help="columns whose values share out over the splits")] = "",
     again: Annotated[bool, typer.Option("--resplit", help="draw anew what the layout has split")] = False,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """List the scans of a folder in a cohort.csv, and split them by patient if asked."""
     from crossbeat import console
     from crossbeat.cohort import assign_splits, write_cohort
     from crossbeat.data import index as list_scans
 
+    new_file(out, overwrite)
     options = {"images": images, "labels": labels, "sequence": sequence, "convention": convention}
     cohort, notes = list_scans(layout, folder, out.parent, nominal_spacing=nominal_spacing, **options)
     if test or validation:
