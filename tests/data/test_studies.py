@@ -109,6 +109,61 @@ def test_two_whole_stacks_of_one_study_over_the_same_places_stay_two(tmp_path: P
     assert scans(tmp_path / "in", tmp_path / "out") == [("in", "in_bssfp_1"), ("in", "in_bssfp_2")]
 
 
+@pytest.mark.parametrize(
+    ("series", "given"),
+    [
+        ("CINESAX", ""),
+        ("CINESAX", "CINESAX"),
+        ("DICOM/PA000000/ST000000/SE000001", ""),
+        ("DICOM/PA000000/ST000000/SE000001", "DICOM/PA000000/ST000000/SE000001"),
+        ("LGE_sax", ""),
+        ("", ""),
+    ],
+)
+def test_a_single_patient_is_called_by_its_folder_whatever_the_series_folder_is(
+    series: str, given: str, tmp_path: Path
+) -> None:
+    trees.cine(tmp_path / "SC-HF-I-1" / series)
+    assert scans(tmp_path / "SC-HF-I-1" / given, tmp_path / "out") == [("SC-HF-I-1", "SC-HF-I-1_bssfp")]
+
+
+def test_a_name_is_never_taken_from_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "jane"))
+    trees.cine(tmp_path / "jane" / "DICOM")
+    assert scans(tmp_path / "jane" / "DICOM", tmp_path / "out") == [("DICOM", "DICOM_bssfp")]
+
+
+def test_patients_numbers_in_the_headers_reach_neither_names_nor_rows(tmp_path: Path) -> None:
+    trees.cine(tmp_path / "anna" / "CINESAX", change=trees.of_patient("MRN-4711", "1.2"))
+    listing = index_dicom(tmp_path / "anna", tmp_path / "out")
+    assert "4711" not in repr(listing)
+
+
+@pytest.mark.parametrize(
+    ("descriptions", "numbers", "names"),
+    [
+        (("PSIR sax/10 min", "PSIR sax/20 min"), (7, 7), ["PSIR_sax_10_min", "PSIR_sax_20_min"]),
+        (("lge", "lge"), (7, 12), ["7", "12"]),
+        (("LGE", "lge"), (7, 7), ["1", "2"]),
+    ],
+)
+def test_several_scans_of_one_sequence_are_told_apart_by_their_series(
+    descriptions: tuple[str, str], numbers: tuple[int, int], names: list[str], tmp_path: Path
+) -> None:
+    for n in range(2):
+        trees.cine(
+            tmp_path / "anna" / f"s{n}",
+            description=descriptions[n],
+            number=numbers[n],
+            frames=1,
+            uid=f"1.4.{n}",
+            seed=n,
+        )
+    assert [scan for _, scan in scans(tmp_path / "anna", tmp_path / "out")] == [
+        f"anna_lge_{name}" for name in names
+    ]
+
+
 def test_numbered_names_never_meet_a_folder_of_that_name(tmp_path: Path) -> None:
     for n, (folder, patient) in enumerate((("p", "A"), ("p", "B"), ("p_1", "C"))):
         name = f"{n}_{{:04d}}.dcm"

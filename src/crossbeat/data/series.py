@@ -55,6 +55,10 @@ _STEADY_STATE: Final = re.compile(r"ssfp|true?fi|fiesta|(?<![a-z])s?b-?(?:tfe|ff
 _CINE: Final = re.compile(r"(?<![a-z])cine")
 
 
+# What export programs call folders inside a patient's, by DICOM PS3.12 or custom.
+_INNER: Final = re.compile(r"dicom|dcm|images?|series|scans?|(pa|st|se|im)[_-]?\d+")
+
+
 @dataclass(frozen=True)
 class SeriesHeader:
     """What a series says of itself."""
@@ -93,6 +97,13 @@ def looks_like_localiser(header: SeriesHeader) -> bool:
 def looks_long_axis(header: SeriesHeader) -> bool:
     """Whether the words say long axis or 2, 3, 4 chambers, and do not say short axis."""
     return bool(_LONG_AXIS.search(header.words)) and not _SHORT_AXIS.search(header.words)
+
+
+def names_no_patient(folder: str) -> bool:
+    """Whether a folder is called by what it holds, such as CINESAX, LGE or DICOM, or by an export program."""
+    name = folder.lower()
+    told = any(pattern.search(name) for pattern in (_SHORT_AXIS, _LONG_AXIS, _CINE, _LOCALISER))
+    return told or bool(_INNER.fullmatch(name) or _named(_SURE, name) or _named(_LIKELY, name))
 
 
 class Guess(NamedTuple):

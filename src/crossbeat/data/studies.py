@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -11,8 +13,11 @@ from crossbeat.cohort import Row
 from crossbeat.data.dicom import Stack, frame_interval_ms, guess_sequence, read_folder, top_folder
 from crossbeat.data.listing import Layout, Listing, place
 from crossbeat.data.nifti import write_volume
-from crossbeat.data.series import Guess, SeriesHeader
+from crossbeat.data.series import Guess, SeriesHeader, names_no_patient
 from crossbeat.errors import FileError
+
+_ABOVE: Final = 5  # a DICOM export nests DICOM/PA000000/ST000000/SE000001
+_LONGEST: Final = 40  # characters of a series' description in a file name
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,10 @@ def index_dicom(root: Path, folder: Path, sequence: str = "") -> Listing:
     """One row a short-axis stack, written to `nifti/` in `folder`; every other series is a remark.
 
     `root` is one patient's folder or holds several. A subject is what the headers call one study, and within a
-    folder one patient; it gets the name of its folder in `root`, or of `root` where several make it up. Names
-    in the headers are never copied. Without a `sequence` it is guessed from the header's words.
+    folder one patient; it gets the name of its folder in `root`, or of `root` where several make it up. A single
+    patient is never called CINESAX or DICOM, but by the next folder above with a name of its own. Patients' names
+    and numbers in the headers are never copied. A scan is called by subject and sequence, and where there are
+    several of one by the series' description or number. Without a `sequence` it is guessed from the header's words.
     """
     if not root.is_dir():
         raise FileError(root, "there is no such folder")
@@ -79,7 +86,8 @@ def _subjects(root: Path, stacks: list[Stack]) -> tuple[list[str], list[str]]:
     bases = []
     for group, names in zip(groups, folders, strict=True):
         whole = len(groups) == 1 and (len(names) > 1 or any("" in tops[i] for i in group))
-        bases.append(root.name if whole or not names else names[0])
+        base = root if whole or not names else root / names[0]
+        bases.append(_own_name(base) if len(groups) == 1 else base.name)
     subjects, remarks = [""] * len(stacks), []
     for group, names, subject in zip(groups, folders, _numbered(bases), strict=True):
         for i in group:
@@ -89,6 +97,12 @@ def _subjects(root: Path, stacks: list[Stack]) -> tuple[list[str], list[str]]:
                 f"{subject}: its study lies in the folders {', '.join(names)}, taken for one subject"
             )
     return subjects, remarks
+
+
+def _own_name(folder: Path) -> str:
+    """Name of the folder, or of the nearest one above, that says whose the scans are; at worst the folder's."""
+    above = takewhile(lambda place: place.name and place != Path.home(), [folder, *folder.parents][:_ABOVE])
+    return next((place.name for place in above if not names_no_patient(place.name)), folder.name)
 
 
 def _keys(header: SeriesHeader, tops: set[str]) -> set[tuple[str, ...]]:
@@ -115,8 +129,25 @@ def _same_subject(keys: list[set[tuple[str, ...]]]) -> list[list[int]]:
 
 
 def _scan_names(found: list[_Found]) -> list[str]:
-    """subject_sequence, numbered where a subject has several of one sequence."""
-    return _numbered([f"{f.subject}_{f.guess.sequence}" for f in found])
+    """subject_sequence; where a subject has several of one sequence, with what tells their series apart."""
+    bases = [f"{f.subject}_{f.guess.sequence}" for f in found]
+    names = list(bases)
+    for base, times in Counter(bases).items():
+        several = [i for i, one in enumerate(bases) if one == base]
+        told = _told_apart([found[i].stack.header for i in several]) if times > 1 else [""]
+        for i, word in zip(several, told, strict=True):
+            names[i] = f"{base}_{word}" if word else base
+    return _numbered(names)
+
+
+def _told_apart(headers: list[SeriesHeader]) -> list[str]:
+    """Each series' description in letters that any file system takes, or its number; '' where neither differs."""
+    descriptions = [re.sub(r"[^\w-]+", "_", h.description).strip("_")[:_LONGEST] for h in headers]
+    numbers = ["" if h.number is None else str(h.number) for h in headers]
+    for words in (descriptions, numbers):
+        if all(words) and len({word.lower() for word in words}) == len(words):
+            return words
+    return [""] * len(headers)
 
 
 def _numbered(bases: list[str]) -> list[str]:
