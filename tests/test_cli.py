@@ -544,8 +544,14 @@ def test_a_training_that_could_not_begin_leaves_no_folder_in_the_way(
         ("index {new} --layout files -o {new}.csv", "there is no such folder"),
         ("index {folder} --layout acdc -o {new}.csv", "holds nothing of this layout"),
         ("index {folder} --layout acdc --images x -o {new}.csv", "layout 'acdc' has no option 'images'"),
-        ("index {folder} --layout files --test 9 -o {new}.csv", "leave none of 2 to train"),
-        ("index {folder} --layout files --nominal-spacing 8 -o {new}.csv", "write x, y and z in mm"),
+        ("index {new} --layout acdc -o {new}.csv", "new: there is no such folder"),
+        ("index {script} --layout acdc -o {new}.csv", "crossbeat: is a file, not a folder"),
+        ("index {folder} --layout files -o {new}.csv", "layout 'files' needs --images, lest masks be taken"),
+        ("index {folder} --layout files --images '*' --test 9 -o {new}.csv", "leave none of 2 to train"),
+        (
+            "index {folder} --layout files --images '*' --nominal-spacing 8 -o {new}.csv",
+            "write x, y and z in mm",
+        ),
     ],
 )
 def test_a_mistake_is_one_readable_message(

@@ -158,6 +158,19 @@ def test_a_subject_in_two_splits_leaks_unless_its_sequences_differ(folder: Path)
     assert "transductive" in note.problem
 
 
+def test_a_cohort_with_nothing_to_train_on_is_told(folder: Path) -> None:
+    bare = replace(GOOD, labels="")
+    (nothing,) = found(folder, bare)
+    assert (nothing.severity, nothing.scan) == ("note", "")
+    assert "no scan has labels, of 1: they can be predicted and measured, not trained on" in nothing.problem
+    trees.save(folder / "other.nii.gz", trees.grey(trees.heart(), 8))
+    tested = replace(GOOD, split="test")
+    (untrained,) = found(folder, tested, row("other", split="train"))
+    assert untrained.severity == "warning"
+    assert untrained.problem == "no training scan has labels, of 1; 1 of other splits have"
+    assert found(folder, GOOD, row("other", split="test")) == []
+
+
 def test_a_problem_reads_as_one_line(folder: Path) -> None:
     assert str(found(folder, row("gone"))[0]) == (
         "error: gone, gone.nii.gz: there is no such file; correct the path in the cohort.csv, or restore the file"

@@ -211,6 +211,29 @@ def test_files_refuses_bad_patterns_in_words(tmp_path: Path) -> None:
         data.index("files", tmp_path, tmp_path, images="{ed_frame}/sax.nii.gz")
 
 
+def test_files_without_a_pattern_are_listed_with_an_example_that_works(tmp_path: Path) -> None:
+    trees.files(tmp_path / "by_patient")
+    for n in range(3):
+        trees.save(tmp_path / "by_kind" / "images" / f"p{n}.nii.gz", trees.grey(trees.heart(), n))
+        trees.save(tmp_path / "by_kind" / "labels" / f"p{n}.nii.gz", trees.heart())
+    for name, shown, scans in (
+        ("by_patient", "3 NIfTI files are there (anna/sax.nii.gz, anna/sax_mask.nii.gz, bert/sax.nii.gz)", 2),
+        ("by_kind", "6 NIfTI files are there (images/p0.nii.gz, images/p1.nii.gz, images/p2.nii.gz, lab", 3),
+    ):
+        root = tmp_path / name
+        with pytest.raises(SettingsError, match="needs --images, lest masks be taken for scans") as refused:
+            data.index("files", root, root)
+        assert shown in str(refused.value)
+        example = str(refused.value).partition("--images '")[2].partition("'")[0]
+        assert len(data.index("files", root, root, images=example)[0]) == scans
+
+
+@pytest.mark.parametrize("layout", sorted(data.LAYOUTS))
+def test_every_layout_names_a_folder_that_is_not_there(layout: str, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="nowhere: there is no such folder"):
+        data.index(layout, tmp_path / "nowhere", tmp_path)
+
+
 def test_unknown_layouts_and_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="layout 'acdcc' does not exist; did you mean 'acdc'"):
         data.index("acdcc", tmp_path, tmp_path)
@@ -221,7 +244,7 @@ def test_unknown_layouts_and_options_are_refused(tmp_path: Path) -> None:
 def test_a_name_that_would_break_the_csv_is_refused(tmp_path: Path) -> None:
     trees.save(tmp_path / "a;b.nii.gz", trees.heart())
     with pytest.raises(FileError, match=r"which separate files in a cohort\.csv; rename it"):
-        data.index("files", tmp_path, tmp_path)
+        data.index("files", tmp_path, tmp_path, images="*")
 
 
 @real

@@ -116,4 +116,7 @@ def check(cohort_csv: Csv) -> None:
     console.say(f"{len(cohort)} scans, {errors} errors, {len(problems) - errors} warnings and notes")
     if errors:
         raise typer.Exit(1)
-    console.then("crossbeat", "train", "supervised", cohort_csv, "-o", "runs/first")
+    if len(cohort.labelled()):
+        console.then("crossbeat", "train", "supervised", cohort_csv, "-o", "runs/first")
+    else:
+        console.then("crossbeat", "predict", "RUN", cohort_csv)

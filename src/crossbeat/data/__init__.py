@@ -59,7 +59,8 @@ def index(
 
     `options` are those of the layout (`LAYOUTS[layout].options`). `nominal_spacing`, such as "1.5x1.5x10" (x, y, z
     in mm), names a stand-in: scans whose header says exactly that are marked nominal. Conventions that the data
-    brings along are added to `folder/conventions.yaml`. Unknown layouts and options raise `SettingsError`.
+    brings along are added to `folder/conventions.yaml`. Unknown layouts and options raise `SettingsError`, and
+    a `root` that is no folder `FileError`.
     """
     if layout not in LAYOUTS:
         raise SettingsError(f"layout {layout!r} does not exist; {did_you_mean(layout, LAYOUTS)}")
@@ -69,6 +70,8 @@ def index(
         if name not in found.options:
             takes = ", ".join(found.options) or "none"
             raise SettingsError(f"layout {layout!r} has no option {name!r}; it takes {takes}")
+    if not root.is_dir():
+        raise FileError(root, "is a file, not a folder" if root.exists() else "there is no such folder")
     stand_in = _parse_spacing(nominal_spacing) if nominal_spacing else None
     listing = found.index(root.resolve(), folder.resolve(), **given)
     if listing.conventions:

@@ -64,7 +64,7 @@ def check(
             hashes[fingerprint].append(row)
         if progress:
             progress(row)
-    return [*found, *_twins(hashes), *_leaks(cohort)]
+    return [*found, *_twins(hashes), *_leaks(cohort), *_unlabelled(cohort)]
 
 
 def _check_row(row: Row, folder: Path, own: Mapping[str, Convention]) -> tuple[list[Problem], str]:
@@ -279,6 +279,20 @@ def _leaks(cohort: Cohort) -> Iterator[Problem]:
         else:
             remedy = "put all scans of a subject in one split"
             yield Problem("error", "", "", text, remedy)
+
+
+def _unlabelled(cohort: Cohort) -> Iterator[Problem]:
+    """Nothing to train on: no scan has labels, or none that trains."""
+    training = [row for row in cohort if row.split in ("train", "")]
+    remedy = "name label files in the `labels` column"
+    if not len(cohort.labelled()):
+        text = f"no scan has labels, of {len(cohort)}: they can be predicted and measured, not trained on or scored"
+        yield Problem("note", "", "", text, f"{remedy} if there are any")
+    elif not any(row.labels for row in training):
+        text = (
+            f"no training scan has labels, of {len(training)}; {len(cohort.labelled())} of other splits have"
+        )
+        yield Problem("warning", "", "", text, f"{remedy}, or split again: see `crossbeat index --resplit`")
 
 
 def _try(row: Row, folder: Path, problems: list[Problem], do: Callable[[], _T], file: str = "") -> _T | None:

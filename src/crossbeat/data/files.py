@@ -8,7 +8,8 @@ without .nii.gz, `{parent}` its folder. What matches neither pattern is listed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,23 +18,29 @@ from crossbeat.data.listing import Layout, Listing, nifti_files, place, stem, un
 from crossbeat.errors import FileError, SettingsError, did_you_mean
 
 _TOKENS: Final = re.compile(r"\*\*/|\*\*|\*|\?|\{[^{}]*\}")
+_SHOWN: Final = 4
 _NOT_TEXT: Final = ("image", "labels", "ed_frame", "es_frame", "frame_interval_ms", "structures")
 
 
 def index_files(
     root: Path,
     folder: Path,
-    images: str = "**/*.nii*",
+    images: str = "",
     labels: str = "",
     sequence: str = "bssfp",
     convention: str = "crossbeat",
 ) -> Listing:
     """One row an image; an image whose label file is not there is listed and stays unlabelled.
 
-    Without `{subject}` each scan is a subject of its own. Raises `SettingsError` on a malformed pattern and
-    `FileError` where no image matches or two images would get the same scan name.
+    Without `{subject}` each scan is a subject of its own. Raises `SettingsError` without an image pattern, for
+    masks would then be taken for scans, and on a malformed one; `FileError` where no image matches or two
+    images would get the same scan name.
     """
     files = nifti_files(root)
+    if not files:
+        raise FileError(root, "holds no .nii or .nii.gz file")
+    if not images:
+        raise SettingsError(_ask_for_pattern([path.relative_to(root) for path in files]))
     pattern = _compile(images)
     matched = {p: m.groupdict() for p in files if (m := pattern.fullmatch(p.relative_to(root).as_posix()))}
     masks = {p: _label_of(p, fields, labels, root) for p, fields in matched.items()} if labels else {}
@@ -54,6 +61,24 @@ def index_files(
     _refuse_twins(rows, root)
     used = [*matched, *(m for m in masks.values() if m)]
     return Listing(tuple(rows), (*remarks, *unused(files, used, root)))
+
+
+def _ask_for_pattern(files: Sequence[Path]) -> str:
+    """Which files are there, and a pattern that would match one kind of them."""
+    names = Counter(path.name for path in files)
+    name, times = names.most_common(1)[0]
+    deep = next(path for path in files if path.name == name)
+    # patients have folders of their own where the same few names come again in many of them
+    if times > 1 and len(names) <= len({path.parts[0] for path in files}):
+        example = "/".join(["{subject}", *["*"] * (len(deep.parts) - 2), name])
+    else:
+        example = (files[0].parent / "*.nii.gz").as_posix()
+    shown = ", ".join(path.as_posix() for path in files[:_SHOWN]) + (", …" if len(files) > _SHOWN else "")
+    return (
+        f"layout 'files' needs --images, lest masks be taken for scans; {len(files)} NIfTI files are there "
+        f"({shown}); say which are scans, as in --images '{example}', and which their labels, as in "
+        "--labels '{parent}/seg.nii.gz'"
+    )
 
 
 def _row(
