@@ -6,7 +6,7 @@ import csv
 import json
 import re
 import statistics as by_hand
-from collections import defaultdict
+from collections import Counter, defaultdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.tables: list[list[list[str]]] = []
+        self.captions: list[str] = []
         self.text = ""
         self.feed(html)
         assert not self.open, f"never closed: {self.open}"
@@ -42,6 +43,8 @@ class Page(HTMLParser):
         self.attributes += [(tag, name, value or "") for name, value in attrs]
         if tag == "table":
             self.tables.append([])
+        if tag == "caption":
+            self.captions.append("")
         if tag == "tr":
             self.tables[-1].append([])
         if tag in ("td", "th"):
@@ -62,6 +65,8 @@ class Page(HTMLParser):
         self.text += data
         if "td" in self.open or "th" in self.open:
             self.tables[-1][-1][-1] += data
+        if "caption" in self.open:
+            self.captions[-1] += data
 
     def table(self, *head: str) -> list[list[str]]:
         """Body of the first table whose first line begins with these cells."""
@@ -115,13 +120,38 @@ def test_the_breakdown_by_phase_counts_the_miss_where_it_happened(made: FakeRun,
     lv = [float(r["value"]) for r in made.scores()
           if (r["slice"], r["phase"], r["structure"], r["metric"]) == ("", "ED", "LV", "dice")]  # fmt: skip
     assert ed[2] == f"{by_hand.mean(lv):.3f} ± {by_hand.stdev(lv):.3f}"
-    assert "(0, 1)" not in ed[4]
-    assert es[4].endswith("(0, 1)")
+    assert "missed" not in ed[4]
+    assert es[4].endswith(" 1 missed")
+    assert any("beneath, how many volumes are undefined or missed" in c for c in page.captions)
+    assert any("beneath, how many slices are undefined or missed" in c for c in page.captions)
 
 
 def test_every_missed_structure_is_named_with_frame_and_phase(page: Page) -> None:
     assert page.table("Scan", "Frame", "Phase", "Structure") == [[LOST[0], "5", "ES", "RV cavity"]]
-    assert f"1 structure missed in {LOST[0]}" in page.text
+    text = " ".join(page.text.split())
+    assert f"1 structure missed in 1 scan: {LOST[0]} (RV at ES)." in text
+
+
+def test_misses_in_single_slices_are_told_from_those_of_whole_volumes(made: FakeRun, page: Page) -> None:
+    slices = [r for r in made.scores()
+              if r["slice"] and r["metric"] == "dice" and r["status"] == "missed"]  # fmt: skip
+    by_level = Counter(r["level"] for r in slices)
+    assert set(by_level) == {"base", "mid", "apex"}
+    text = " ".join(page.text.split())
+    assert (
+        f"In single slices a structure stands in only one of the two masks {len(slices)} times, those of the missed "
+        f"volumes included: {by_level['base']} at the base, {by_level['mid']} at mid-ventricle, "
+        f"{by_level['apex']} at the apex."
+    ) in text
+    assert sum(int(line[2]) for line in page.table("Scan", "Structure", "Slices")) == len(slices)
+
+
+def test_a_run_that_missed_no_volume_says_so_beside_its_single_slices(run: FakeRun) -> None:
+    rows = [r for r in run.scores() if r["slice"] or r["scan"] != LOST[0]]
+    write(run.path / "scores.csv", rows)
+    text = " ".join(read(write_report(run.path, None, run.read_prediction)).text.split())
+    assert "No structure was missed in a whole volume (a scan at one frame)." in text
+    assert "times, though both have it in other slices of the volume:" in text
 
 
 def test_a_hundred_misses_are_all_named(run: FakeRun) -> None:
@@ -130,9 +160,11 @@ def test_a_hundred_misses_are_all_named(run: FakeRun) -> None:
         if row["metric"] == "dice" and row["structure"] != "mean" and row["slice"] == "":
             row |= {"value": "0.0", "status": "missed"}
     write(run.path / "scores.csv", rows)
-    lines = read(write_report(run.path, None, run.read_prediction)).table(
-        "Scan", "Frame", "Phase", "Structure"
-    )
+    page = read(write_report(run.path, None, run.read_prediction))
+    lines = page.table("Scan", "Frame", "Phase", "Structure")
+    text = " ".join(page.text.split())
+    assert "60 structures missed in 10 scans: patient101 (LV at ED, MYO at ED, RV at ED, LV at ES" in text
+    assert "RV at ES) and 2 further scans, listed under Failures." in text
     expected = {
         (r.scan, frame, s)
         for r in run.cohort
@@ -202,7 +234,7 @@ def test_agreement_is_bias_and_limits_computed_by_hand_with_their_intervals(
     line = next(x for x in page.table("Index", "Patients", "Scans") if x[0] == "LV EDV, ml†")
     assert line[1:5] == ["10", "10", "0", "0"]
     expected = [
-        f"{v:+.1f} ({v - w:+.1f} to {v + w:+.1f})†".replace("-", "−")
+        re.sub(r"[+−]0\.0\b", "0.0", f"{v:+.1f} ({v - w:+.1f} to {v + w:+.1f})†".replace("-", "−"))
         for v, w in ((bias, half), (bias - 1.959964 * sd, wide), (bias + 1.959964 * sd, wide))
     ]
     assert line[5:] == expected
@@ -537,6 +569,47 @@ def test_learning_curves_part_losses_from_dice_and_leave_out_the_rest(page: Page
     labels = [value for _, name, value in page.attributes if name == "aria-label"]
     assert "Losses over training: loss, cross_entropy, dice_loss" in labels
     assert "Dice on validation scans over training: dice_source" in labels
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            "crossbeat train supervised a.csv -o 'my run'",
+            "crossbeat train supervised a.csv -o 'my run' --resume",
+        ),
+        ("crossbeat train supervised a.csv --resume -o r", "crossbeat train supervised a.csv --resume -o r"),
+        ("crossbeat demo -o d", "crossbeat demo -o d"),
+        ("crossbeat train supervised", "crossbeat train supervised … --resume"),
+    ],
+)
+def test_an_unfinished_run_says_with_which_command_it_goes_on(run: FakeRun, command: str, said: str) -> None:
+    file = run.path / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"command": command, "finished": None}))
+    text = " ".join(read(write_report(run.path, None, run.read_prediction)).text.split())
+    assert f"Training was not finished: {said} goes on with it." in text
+    assert f"Command {command} " in text
+
+
+def test_a_cohort_is_called_predicted_only_once_label_maps_are_there(run: FakeRun) -> None:
+    def text() -> str:
+        return " ".join(read(write_report(run.path, run.cohort, lambda row: None)).text.split())
+
+    assert f"Cohort predicted acdc, 10 scans, hash {run.cohort.hash()}" in text()
+    for file in (run.path / "predictions").iterdir():
+        file.unlink()
+    assert "Cohort predicted" not in text()
+    assert f"Cohort given, not predicted yet acdc, 10 scans, hash {run.cohort.hash()}" in text()
+
+
+def test_a_difference_that_rounds_to_nought_has_no_sign(whole_run: FakeRun) -> None:
+    rows = list(csv.DictReader((whole_run.path / "agreement.csv").read_text().splitlines()))
+    for i, row in enumerate(rows):
+        row |= {"predicted": str(50 - 0.01 * (i % 2)), "reference": "50"}
+    write(whole_run.path / "agreement.csv", rows)
+    page = read(write_report(whole_run.path, None, whole_run.read_prediction))
+    assert page.table("Index", "Patients", "Scans")[0][5] == "0.0 (0.0 to 0.0)†"
+    assert not re.search(r"[+−]0\.0(?!\d)", page.text)
 
 
 def test_provenance_is_complete(made: FakeRun, page: Page) -> None:

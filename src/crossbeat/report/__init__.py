@@ -9,6 +9,7 @@ import pandas as pd
 
 from crossbeat.cohort import Cohort
 from crossbeat.report import page as pages
+from crossbeat.report.banners import SIZES, banners
 from crossbeat.report.cases import ReadPrediction, case_views, worst_median_best
 from crossbeat.report.charts import Chart, curve_chart
 from crossbeat.report.clinical import clinical_parts, volume_curves
@@ -16,6 +17,7 @@ from crossbeat.report.provenance import provenance, settings_text
 from crossbeat.report.run_folder import RunFolder, as_text, read_run, read_training
 from crossbeat.report.summary import write_summary
 from crossbeat.report.tables import blocks, data_table, headline_scores
+from crossbeat.report.trained import Overlap
 from crossbeat.report.writing import write_whole
 
 __all__ = ["ReadPrediction", "headline", "write_report", "write_summary"]
@@ -73,9 +75,13 @@ def make_page(
         title=title or pages.find_title(folder),
         name=folder.path.resolve().name,
         path=str(folder.path),
-        size_word=pages.SIZES[folder.size][0] if folder.size in pages.SIZES else "",
+        size_word=SIZES[folder.size][0] if folder.size in SIZES else "",
         lead=pages.lead(folder, found),
-        banners=list(pages.banners(folder, parts)),
+        banners=list(
+            banners(
+                folder, sum((p.overlap for p in parts), Overlap()), [f for p in parts for f in p.failures]
+            )
+        ),
         missing=folder.missing,
         parts=parts,
         clinical=clinical_parts(folder),
@@ -89,7 +95,6 @@ def make_page(
         definitions=pages.definitions(folder),
         provenance=provenance(folder, cohort),
         settings=settings_text(folder),
-        nominal_reason=pages.nominal_reason(folder),
         next_command=next_command,
         next_reason=next_reason,
     )

@@ -69,6 +69,7 @@ def box_chart(
             )  # fmt: skip
     axes.set_title(title)
     axes.set_xticks(range(len(kept)), list(kept))
+    axes.spines["bottom"].set_visible(False)
     axes.set_xlim(-0.6, len(kept) - 0.4)
     axes.set_ylim(*_limits([min(v[1], top) for p in kept.values() for v in p], top, bounded))
     label = f"Box plot of {title} by structure: " + "; ".join(
@@ -165,7 +166,7 @@ def agreement_chart(
     for limit in limits:
         axes.axhline(limit, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     for value, text in ((bias, "bias"), (limits[0], "−1.96 SD"), (limits[1], "+1.96 SD")):
-        axes.annotate(f"{text}\n{value:+.1f}".replace("-", "−"), (1, value), xycoords=("axes fraction", "data"),
+        axes.annotate(f"{text}\n{signed(value)}", (1, value), xycoords=("axes fraction", "data"),
                       xytext=(4, 0), textcoords="offset points", va="center", color=MUTED, fontsize=8.5)  # fmt: skip
     axes.set_title(title)
     axes.set_xlabel("mean of predicted and reference")
@@ -173,6 +174,12 @@ def agreement_chart(
     axes.margins(y=0.18)
     label = f"Bland–Altman plot of {title}: bias {bias:.3g}, limits {limits[0]:.3g} to {limits[1]:.3g}"
     return _chart(figure, name, label, titles)
+
+
+def signed(value: float) -> str:
+    """A difference with its sign and one decimal; what rounds to nought has none."""
+    said = f"{value:+.1f}".replace("-", "−")
+    return "0.0" if said in ("+0.0", "−0.0") else said
 
 
 def _chart(figure: Figure, name: str, label: str, titles: Mapping[str, str]) -> Chart:
@@ -199,8 +206,14 @@ def _limits(values: Sequence[float], top: float, bounded: bool) -> tuple[float, 
     if not values:
         return 0.0, 1.0
     if bounded:
-        return max(0.0, np.floor((min(values) - 0.03) * 10) / 10), 1.0
-    return 0.0, max(values) * 1.04 if np.isinf(top) else top * 1.02
+        low = max(0.0, np.floor((min(values) - 0.03) * 10) / 10)
+        return low - _ROOM * (1 - low), 1.0
+    high = max(values) * 1.04 if np.isinf(top) else top * 1.02
+    return -_ROOM * high, high
+
+
+_ROOM: Final = 0.05
+"""Share of the axis left free below its lowest value, so that a cross at Dice 0 does not cover the names."""
 
 
 def _beside(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

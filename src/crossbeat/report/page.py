@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -11,8 +11,10 @@ from typing import Any, Final
 from jinja2 import Environment, StrictUndefined
 
 from crossbeat import __version__
+from crossbeat.report.banners import SIZES as SIZES
+from crossbeat.report.banners import Banner as Banner
 from crossbeat.report.cases import CaseView
-from crossbeat.report.charts import Chart, box_chart
+from crossbeat.report.charts import Chart, box_chart, signed
 from crossbeat.report.clinical import Clinical, Figure, VolumeCurves
 from crossbeat.report.domains import SEQUENCES, domain_name
 from crossbeat.report.run_folder import Missing, RunFolder
@@ -30,6 +32,7 @@ from crossbeat.report.tables import (
     headline_scores,
     is_mean,
     lowest_dice,
+    missed_by_level,
     missed_slices,
     not_looked_at,
     patient_points,
@@ -44,19 +47,6 @@ NAMES: Final = {
 
 DIGITS: Final = {"": 3, "mm": 2, "voxel": 2, "ml": 1, "g": 1, "percent": 1}
 """Decimals that a number of this unit deserves."""
-
-SIZES: Final = {
-    "demo": (
-        "demonstration size",
-        "Demonstration size, not a result.",
-        "Trained for minutes to show that everything runs; the published size is size: full.",
-    ),
-    "bench": (
-        "bench size",
-        "Bench size, not a result.",
-        "Smaller images and fixed updates, to compare arms with each other; the published size is size: full.",
-    ),
-}
 
 DEFINITIONS: Final = (
     ("Dice", "2 |P ∩ R| / (|P| + |R|) of predicted and reference voxels: 0 is nothing shared, 1 is equal."),
@@ -96,15 +86,6 @@ DEFINITIONS: Final = (
 
 
 @dataclass(frozen=True)
-class Banner:
-    """A warning at the head of the page that nobody should overlook."""
-
-    head: str
-    text: str
-    bad: bool = False
-
-
-@dataclass(frozen=True)
 class Part:
     """The section of one domain: its headline, boxes, breakdowns, pictures and failures."""
 
@@ -119,6 +100,8 @@ class Part:
     failures: list[Failure]
     lowest: list[tuple[str, float, list[float]]]
     missed_slices: list[tuple[str, str, int]]
+    slices_sentence: str
+    """How many structures were missed in single slices, and at which level; '' where none was."""
     nominal: bool
     overlap: Overlap
 
@@ -142,7 +125,6 @@ class Page:
     definitions: list[tuple[str, str]]
     provenance: list[tuple[str, str]]
     settings: str
-    nominal_reason: str
     next_command: str
     next_reason: str
     version: str = __version__
@@ -173,6 +155,7 @@ def render(page: Page) -> str:
     )
     environment.filters |= {
         "number": number,
+        "rounded": rounded,
         "figure": figure,
         "interval": interval,
         "metric": lambda name: METRIC_NAMES.get(name, name),
@@ -187,6 +170,11 @@ def render(page: Page) -> str:
 def number(value: float, unit: str) -> str:
     """A number with the decimals that its unit deserves; a dash where it is undefined."""
     return f"{value:.{DIGITS.get(unit, 2)}f}" if math.isfinite(value) else "–"
+
+
+def rounded(value: float, unit: str) -> str:
+    """As `number`, but a distance with one decimal: for tables of many columns."""
+    return f"{value:.1f}" if unit in ("mm", "voxel") and math.isfinite(value) else number(value, unit)
 
 
 def spread(score: Score) -> str:
@@ -206,7 +194,7 @@ def interval(score: Score) -> str:
 
 def figure(found: Figure) -> str:
     """A difference with its sign and, in brackets, its 95 % interval: '+2.1 (+0.4 to +3.8)'."""
-    value, low, high = (_signed(v) for v in (found.value, found.low, found.high))
+    value, low, high = (signed(v) if math.isfinite(v) else "–" for v in (found.value, found.low, found.high))
     return value + (f" ({low} to {high})" if math.isfinite(found.low) else "")
 
 
@@ -242,6 +230,7 @@ def make_part(block: Block, cases: list[CaseView], *, alone: bool) -> Part:
         failures=failures(block),
         lowest=lowest_dice(block),
         missed_slices=missed_slices(block),
+        slices_sentence=_slices_sentence(block),
         nominal=any(score.nominal for row in table for score in row),
         overlap=block.overlap,
     )
@@ -276,46 +265,6 @@ def lead(folder: RunFolder, blocks: Sequence[Block]) -> list[str]:
     else:
         sentences.append("Not scored yet: there is no score in scores.csv.")
     return sentences
-
-
-def banners(folder: RunFolder, parts: Sequence[Part]) -> Iterator[Banner]:
-    """What a reader must know before the first number."""
-    overlap = sum((part.overlap for part in parts), Overlap())
-    if overlap.there:
-        yield _not_a_test(overlap, folder.trained)
-    if folder.size in SIZES:
-        _, head, text = SIZES[folder.size]
-        yield Banner(head, text)
-    if nominal_reason(folder):
-        yield Banner("mm and ml are nominal:", nominal_reason(folder))
-    if folder.settings.get("transductive"):
-        yield Banner(
-            "Transductive:",
-            "subjects of the test split were also seen in training (their source images, and target images "
-            "without labels). Not comparable with a test on unseen patients.",
-        )
-    if folder.run and "finished" in folder.run and not folder.run["finished"]:
-        command = folder.run.get("command", "crossbeat train")
-        yield Banner("Training was not finished:", f"{command} … --resume goes on with it.")
-    failed = [f for part in parts for f in part.failures]
-    if failed:
-        scans = ", ".join(dict.fromkeys(f.scan for f in failed))
-        yield Banner(
-            f"{_count(len(failed), 'structure')} missed",
-            f"in {scans}: one of the two masks is empty. Counted in every mean, with Dice 0.",
-            bad=True,
-        )
-
-
-def nominal_reason(folder: RunFolder) -> str:
-    """Why mm and ml are marked; '' where all spacings come from headers."""
-    if not folder.nominal:
-        return ""
-    return (
-        f"the voxel spacing of {len(folder.nominal)} of {len(folder.scans)} scans is a stand-in, not the scanner's. "
-        "Figures with a † are no measurements. Dice and ejection fraction are counted in voxels, but do depend on it "
-        "too: scans are resampled from that spacing to the network's pixels, so a wrong one changes what it predicts."
-    )
 
 
 def definitions(folder: RunFolder) -> list[tuple[str, str]]:
@@ -357,25 +306,36 @@ def _scope_sentence(block: Block) -> str:
     return said
 
 
+def _slices_sentence(block: Block) -> str:
+    by_level = missed_by_level(block)
+    if not by_level:
+        return ""
+    where = ", ".join(f"{n} {_LEVEL_PHRASES.get(level, level)}" for level, n in by_level.items())
+    among = (
+        "those of the missed volumes included"
+        if failures(block)
+        else "though both have it in other slices of the volume"
+    )
+    return (
+        f"In single slices a structure stands in only one of the two masks {_count(sum(by_level.values()), 'time')}, "
+        f"{among}: {where}. At the ends of the heart annotators differ in which slice they draw first and last."
+    )
+
+
+_LEVEL_PHRASES: Final = {
+    "base": "at the base",
+    "mid": "at mid-ventricle",
+    "apex": "at the apex",
+    "outside": "beyond the first and last slice of the reference",
+    "": "in slices of no stated level",
+}
+
+
 def _named(wanted: Any) -> str:
     if not isinstance(wanted, Mapping) or not wanted:
         return ""
     values = [str(v) for value in wanted.values() for v in (value if isinstance(value, list) else [value])]
     return " and ".join(SEQUENCES.get(v, v) for v in values)
-
-
-def _not_a_test(overlap: Overlap, trained: Trained) -> Banner:
-    head = f"{overlap.trained} of {overlap.scans} scored scans were trained on: not a test."
-    text = "What stands below shows how well they were learnt, not how well others will be segmented."
-    if overlap.of_known_patients:
-        others = f"{_count(overlap.of_known_patients, 'scored scan')} of patients of whom other scans were trained on"
-        if overlap.trained:
-            text += f" A further {others}."
-        else:
-            head = f"{others[0].upper()}{others[1:]}: not a test on unseen patients."
-    if not trained.stated:
-        text += " (By the splits of the run's cohort.csv; its run.json does not say.)"
-    return Banner(head, f"{text} Intervals are left out.", bad=True)
 
 
 def _training_phrases(trained: Trained, settings: Mapping[str, Any]) -> list[str]:
@@ -403,10 +363,6 @@ def _part_phrase(
     return (
         f"{_count(of.subjects, 'subject')} ({role}{sequences}, {_count(of.scans, 'scan')}, {labels}{vendor})"
     )
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def _count(n: int, noun: str) -> str:

@@ -31,7 +31,7 @@ def provenance(folder: RunFolder, cohort: Cohort | None) -> list[tuple[str, str]
         ("Network", about.get("network", "")),
         ("Preparation", about.get("preparation", "")),
         ("Cohort of the run", _fingerprint(folder.cohort)),
-        ("Cohort predicted", _fingerprint(cohort)),
+        ("Cohort predicted" if folder.has_predictions else "Cohort given, not predicted yet", _fingerprint(cohort)),
         ("Label conventions", _conventions(cohort or folder.cohort)),
     ]  # fmt: skip
     for shown in ("method", "size", "select", "cohort_hash", "trained_on"):
@@ -84,7 +84,7 @@ def _memory(megabytes: Any) -> str:
 
 def _flat(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_flat(v)}" for key, v in value.items() if v not in (None, ""))
+        return ", ".join(f"{key} {said}" for key, v in value.items() if (said := _flat(v)))
     if isinstance(value, (list, tuple)):
         return ", ".join(_flat(v) for v in value)
     if isinstance(value, bool):

@@ -50,6 +50,11 @@ class RunFolder:
         return str(self.settings.get("size") or self.run.get("size") or "")
 
     @property
+    def has_predictions(self) -> bool:
+        """Whether label maps lie in the run folder."""
+        return any((self.path / "predictions").glob("*.nii.gz"))
+
+    @property
     def trained(self) -> Trained:
         """The scans that the run learnt from."""
         return find_trained(self.run, self.settings, self.cohort)
@@ -114,16 +119,15 @@ def as_text(scores: pd.DataFrame) -> pd.DataFrame:
 def _missing(folder: RunFolder) -> list[Missing]:
     path = folder.path
     train = f"crossbeat train {folder.method or 'METHOD'} cohort.csv -o {path}"
-    predictions = path / "predictions"
     wanted = (
         (folder.settings, "settings.yaml: what was trained, and with which settings", train),
         (folder.run, "run.json: seed, versions, device, wall time, memory", train),
         (folder.cohort, "cohort.csv: the scans it was trained on", train),
         (folder.stages, "stages/*/metrics.csv: the learning curves", train),
         (
-            predictions.is_dir() and any(predictions.glob("*.nii.gz")),
+            folder.has_predictions,
             "predictions: the label maps",
-            f"crossbeat predict {path} cohort.csv -o {predictions}",
+            f"crossbeat predict {path} cohort.csv",
         ),
         (len(folder.scores), "scores.csv: every score on this page", f"crossbeat evaluate {path} cohort.csv"),
         (

@@ -94,6 +94,8 @@ class Breakdown:
     """Value, number of patients, scores in the order of `columns`."""
     columns: tuple[tuple[str, str], ...]
     """(metric, structure), the structures of a metric side by side."""
+    unit: str = "volumes"
+    """What its values were measured in, and so what undefined and missed count."""
 
     @property
     def groups(self) -> list[tuple[str, int, str, bool]]:
@@ -223,6 +225,14 @@ def missed_slices(block: Block) -> list[tuple[str, str, int]]:
     return [(str(line["scan"]), str(line["structure"]), int(line["n"])) for _, line in counts.iterrows()]
 
 
+def missed_by_level(block: Block) -> dict[str, int]:
+    """How often, at each slice level from the base on, a structure stands in only one mask of a single slice."""
+    rows = block.slices
+    rows = rows[(rows["status"] == "missed") & (rows["metric"] == "dice") & ~rows["structure"].map(is_mean)]
+    counts = rows["level"].value_counts()
+    return {str(level): int(counts[level]) for level in sorted(counts.index, key=lambda v: _ORDER.get(v, 99))}
+
+
 def not_looked_at(block: Block) -> dict[str, int]:
     """How much of the block's scans nobody labelled, and so has no score: frames and voxels."""
     sums = block.scores[block.scores["unit"] == "count"].groupby("metric")["value"].sum()
@@ -308,4 +318,4 @@ def _breakdown(title: str, column: str, rows: pd.DataFrame, metrics: Sequence[st
         part = rows[rows[column] == value]
         scores = tuple(_score(part, m, s) for m, s in columns)
         lines.append((_VALUE_NAMES.get(str(value), str(value)), int(part["subject"].nunique()), scores))
-    return Breakdown(title, tuple(lines), columns)
+    return Breakdown(title, tuple(lines), columns, "slices" if (rows["slice"] != "").any() else "volumes")
