@@ -25,16 +25,16 @@ def evaluate(
     """Score label maps against the references: Dice, Jaccard, HD, HD95 and ASSD, nothing left out."""
     from crossbeat import console
     from crossbeat.data.predictions import prediction_reader
-    from crossbeat.evaluation import compare_indices, read_scores, score_cohort, write_agreement, write_scores
+    from crossbeat.evaluation import evaluate_cohort, read_scores, write_agreement, write_scores
     from crossbeat.report import headline, write_summary
 
     out = out or run / "scores.csv"
     cohort = pick(cohort_at(cohort_csv), where, everything).labelled()
     with console.bar("scoring", len(cohort)) as step:
         read = prediction_reader(run, cohort)
-        scores = score_cohort(cohort, read, units=("mm", "voxel"), jobs=jobs, progress=step)
+        scores, compared = evaluate_cohort(cohort, read, units=("mm", "voxel"), jobs=jobs, progress=step)
     write_scores(scores, cohort, out)
-    write_agreement(compare_indices(cohort, read, jobs=jobs), cohort, out.with_name("agreement.csv"))
+    write_agreement(compared, cohort, out.with_name("agreement.csv"))
     written = read_scores(out)
     write_summary(written, out.with_name("summary.csv"))
     console.table("", *headline(written, run))

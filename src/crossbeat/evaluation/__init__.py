@@ -9,6 +9,7 @@ from crossbeat.evaluation.measurement import (
     measure_cohort,
     told_remarks,
 )
+from crossbeat.evaluation.once import evaluate_cohort
 from crossbeat.evaluation.scores import MEAN, UNITS, Score, score_case, score_cohort
 from crossbeat.evaluation.tables import (
     read_agreement,
@@ -29,6 +30,7 @@ __all__ = [
     "Score",
     "compare_case",
     "compare_indices",
+    "evaluate_cohort",
     "measure_case",
     "measure_cohort",
     "read_agreement",

@@ -86,18 +86,32 @@ def score_cohort(
     Rows without labels are passed over; a cohort without any raises `CohortError`, a labelled scan without
     prediction `CaseError`.
     """
+
+    def score(row: Row, case: Case, predicted: NDArray[np.uint8]) -> tuple[list[Score], set[str]]:
+        return score_case(row, case, predicted, units=units, per_slice=per_slice), parts_in(predicted)
+
+    labelled = labelled_of(cohort, units)
+    return heard(for_each_prediction(labelled, read_prediction, score, jobs=jobs, progress=progress))
+
+
+def labelled_of(cohort: Cohort, units: Sequence[str]) -> Cohort:
+    """The scans that can be scored; refuses a cohort without any, and units that there are not."""
     for unit in units:
         if unit not in UNITS:
             raise SettingsError(f"unit {unit!r} of distances is unknown; {did_you_mean(unit, UNITS)}")
     labelled = cohort.labelled()
     if not len(labelled):
         raise CohortError(f"{cohort.name}: none of its {len(cohort)} scans has labels, nothing can be scored")
+    return labelled
 
-    def score(row: Row, case: Case, predicted: NDArray[np.uint8]) -> tuple[list[Score], set[str]]:
-        held = {part.name for part in _PARTS if (predicted == part).any()}
-        return score_case(row, case, predicted, units=units, per_slice=per_slice), held
 
-    found = for_each_prediction(labelled, read_prediction, score, jobs=jobs, progress=progress)
+def parts_in(predicted: NDArray[np.uint8]) -> set[str]:
+    """Which of scar and oedema a label map holds, by name."""
+    return {part.name for part in _PARTS if (predicted == part).any()}
+
+
+def heard(found: Sequence[tuple[list[Score], set[str]]]) -> list[Score]:
+    """All scores of (scores, parts in the prediction) by scan, without those of parts that no prediction holds."""
     silent = {part.name for part in _PARTS}.difference(*(held for _, held in found))
     return [s for scores, _ in found for s in scores if s.structure not in silent]
 
