@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +15,7 @@ import httpx
 import nibabel as nib
 import numpy as np
 import pytest
+import uvicorn
 from fastapi import FastAPI
 
 from crossbeat import evaluation
@@ -203,3 +209,48 @@ def test_slices_that_nobody_looked_at_are_not_taken_for_empty_ones(run: Path, cl
     assert client.get("/annotated", params={"scan": "second"}).json() == [[1.0] * 3] * 2
     assert client.get("/annotated", params={"scan": "elsewhere"}).status_code == 404
     assert "not annotated" in client.get("/").text
+
+
+@pytest.fixture
+def address(run: Path) -> Iterator[str]:
+    """Where the viewer of the run can be opened in a browser."""
+    server = uvicorn.Server(uvicorn.Config(open_app(run), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+def in_browser(address: str, folder: Path, *flags: str) -> str:
+    """The page's elements a while after it was opened."""
+    fixed = (
+        "--headless",
+        "--no-sandbox",
+        f"--user-data-dir={folder}",
+        "--virtual-time-budget=8000",
+        "--dump-dom",
+    )
+    return subprocess.run(
+        [str(CHROMIUM), *fixed, *flags, address], capture_output=True, text=True, timeout=120, check=True
+    ).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser")
+def test_a_browser_shows_the_scan_and_one_that_cannot_says_why(address: str, tmp_path: Path) -> None:
+    shown = in_browser(address, tmp_path / "with", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+    assert '<output id="slice-said">2 of 3</output>' in shown
+    assert '<output id="frame-said">0 ED</output>' in shown
+    assert ">loading<" not in shown
+    blind = in_browser(address, tmp_path / "without", "--disable-gpu", "--disable-3d-apis")
+    assert "nothing can be shown: this browser has no WebGL 2" in blind
+    assert all(f"<span>{name}</span>" in blind for name in ("a &amp; b", "second", "third")), "still listed"
