@@ -19,6 +19,7 @@ import pytest
 import torch
 import typer
 
+from crossbeat import __version__
 from crossbeat.case import Case, Domain
 from crossbeat.cli import app, main
 from crossbeat.data import LAYOUTS
@@ -57,13 +58,14 @@ Command = Callable[..., Told]
 
 
 @pytest.fixture
-def crossbeat(capsys: pytest.CaptureFixture[str]) -> Command:
+def crossbeat(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """Run a command in this process."""
 
     def run(*words: object) -> Told:
         code = 0
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/crossbeat", *(str(word) for word in words)])
         try:
-            main([str(word) for word in words])
+            main()
         except SystemExit as end:
             code = int(end.code or 0)
         return Told(code, *capsys.readouterr())
@@ -161,7 +163,7 @@ def test_the_whole_road_from_a_phantom_to_its_report(
     facts = json.loads((out / "run.json").read_text())
     assert facts["finished"]
     assert facts["method"] == "supervised"
-    assert facts["command"] == "crossbeat train supervised"
+    assert shlex.split(facts["command"]) == ["crossbeat", *(str(w) for w in train_words(cohort_csv, out))]
     dices = [line for line in read_csv(out / "scores.csv") if line["metric"] == "dice"]
     assert {line["structure"] for line in dices} >= {"LV", "MYO", "RV"}
 
@@ -599,6 +601,25 @@ def test_info_is_complete_for_people_and_for_machines(crossbeat: Command) -> Non
     for section, values in facts.items():
         assert section in shown
         assert all(name in shown for name in values)
+
+
+def test_info_keeps_words_whole_on_a_narrow_terminal(
+    crossbeat: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossbeat.console.out._width", 80)
+    shown = crossbeat("info").out
+    assert max(map(len, shown.splitlines())) <= 80
+    told = set(re.split(r"\s+", shown))
+    facts = json.loads(crossbeat("info", "--json").out)
+    for title, values in facts.items():
+        assert title in shown
+        for name, text in values.items():
+            assert {name, *text.split()} <= told, f"{name}: {text}"
+
+
+def test_the_version_is_that_of_the_package(crossbeat: Command) -> None:
+    told = crossbeat("--version")
+    assert (told.code, told.out) == (0, f"crossbeat {__version__}\n")
 
 
 @pytest.mark.parametrize("name", sorted(name for name, _ in commands()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,7 +58,7 @@ def train(
     if dry_run:
         _estimate(method, cohort, settings, replace(run, estimates={}))
         return
-    METHODS[method].carry_out(cohort, settings, run, f"crossbeat train {method}")
+    METHODS[method].carry_out(cohort, settings, run, shlex.join(["crossbeat", *sys.argv[1:]]))
     if run.writes:
         console.say(f"segmenter: {out / 'segmenter'}")
         console.then("crossbeat", "predict", out, cohort_csv)
@@ -134,6 +136,7 @@ def export(
 
     made = export_segmenter(load_segmenter(run / "segmenter"), format_name, out)
     console.say(f"largest difference of a probability: {made.largest_difference:.2g}\nmodel: {made.file}")
+    console.warn(made.privacy)
     console.then(f"read {made.guide} on how to run it")
 
 
