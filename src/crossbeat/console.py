@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -53,6 +53,17 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], cap
         shown.add_column(columns[i], justify="left" if i == kept[0] else "right", overflow="fold")
     for row in rows:
         shown.add_row(*(row[i] for i in kept))
+    out.print(shown)
+
+
+def facts(title: str, pairs: Mapping[str, str]) -> None:
+    """Names and what they stand for, in two columns; long texts go on in the next line, words stay whole."""
+    shown = Table.grid(padding=(0, 2))
+    shown.add_column(no_wrap=True)
+    shown.add_column()
+    for name, text in pairs.items():
+        shown.add_row(Text(f"  {name}"), Text(text))
+    out.print(Text(title, "bold"))
     out.print(shown)
 
 

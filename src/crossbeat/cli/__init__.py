@@ -20,6 +20,25 @@ from crossbeat.methods import METHODS, Method
 __all__ = ["app", "main"]
 
 
+def _say_version(asked: bool) -> bool:
+    if asked:
+        from crossbeat import __version__
+
+        typer.echo(f"crossbeat {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def overall(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_say_version, help="say the version, and stop"),
+    ] = False,
+) -> None:
+    """Segment the heart in cardiac MR where labels are scarce, by borrowing them from where they are plenty."""
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="folder to fill")] = Path("demo"),
@@ -49,7 +68,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="for machines")] =
         typer.echo(json.dumps(facts, indent=2))
         return
     for title, values in facts.items():
-        console.table(title, ["", ""], [[key, str(value)] for key, value in values.items()])
+        console.facts(title, {key: str(value) for key, value in values.items()})
 
 
 def offer_method_commands() -> None:
