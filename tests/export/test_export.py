@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from crossbeat.export.probabilities import Probabilities
 from crossbeat.labels import Structure
 from crossbeat.networks import SEGMENTERS
 from crossbeat.prepare.volumes import Preparation
-from crossbeat.segmenter import NetworkSpec, Segmenter
+from crossbeat.segmenter import WALK, NetworkSpec, Segmenter
 
 NARROWEST = {"dynunet": 16}
 
@@ -107,6 +108,7 @@ def test_every_network_gives_its_own_probabilities_as_onnx(name: str, tmp_path: 
     check(segmenter, export_segmenter(segmenter, "onnx", tmp_path / "out"), "onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "dynunet")) for n in sorted(SEGMENTERS)]
 )
@@ -152,6 +154,25 @@ def test_the_folder_says_how_to_prepare_slices_and_what_comes_out(tmp_path: Path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
+def test_the_guide_says_how_the_heart_is_found_and_whose_scans_are_named(tmp_path: Path) -> None:
+    seen = {"source": ["p1_bssfp", "p2_bssfp"], "target": ["p3_lge"]}
+    for name, guide in (("torchscript", "README.md"), ("monai", "docs/README.md")):
+        segmenter = replace(small(), provenance={"method": "supervised", "trained_on": seen})
+        exported = export_segmenter(segmenter, name, tmp_path / name)
+        assert exported.guide == tmp_path / name / guide
+        text = exported.guide.read_text(encoding="utf-8")
+        assert "starts at the middle of the image and walks" in text
+        assert f"after {WALK} steps" in text
+        assert "- 3: RV" in text
+        assert exported.privacy in text
+    assert "lists the 3 scans seen in training by name, and so their subjects' ids" in exported.privacy
+    assert "empty `trained_on`" in exported.privacy
+    still = replace(small(), preparation=Preparation(size=32, spacing_mm=1.5, centre="image"))
+    text = export_segmenter(still, "torchscript", tmp_path / "still").guide.read_text(encoding="utf-8")
+    assert "centred on the middle of the image, as in training" in text
+    assert "walks" not in text
+
+
 def test_fewer_structures_keep_their_own_label_values(tmp_path: Path) -> None:
     spec = NetworkSpec(name="dilated_resunet", size=32, arguments={"width": 4})
     structures = (Structure.MYO, Structure.SCAR)
@@ -170,10 +191,12 @@ def as_onnx(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return export_segmenter(small(), "onnx", tmp_path_factory.mktemp("onnx") / "out")
 
 
+@pytest.mark.slow
 def test_the_onnx_file_gives_the_networks_own_probabilities(as_onnx: Exported) -> None:
     check(small(), as_onnx, "onnx")
 
 
+@pytest.mark.slow
 def test_the_onnx_file_carries_the_description_and_passes_onnx_own_check(as_onnx: Exported) -> None:
     exported = as_onnx
     onnx.checker.check_model(onnx.load(exported.file), full_check=True)
@@ -199,6 +222,7 @@ def test_torchscript_and_pt2_carry_the_description(tmp_path: Path) -> None:
     assert json.loads(inside["segmenter.json"])["structures"] == ["LV", "MYO", "RV"]
 
 
+@pytest.mark.slow
 def test_an_onnx_file_needs_neither_torch_nor_crossbeat(as_onnx: Exported, tmp_path: Path) -> None:
     segmenter, exported = small(), as_onnx
     image = unseen(segmenter)[0]
@@ -269,8 +293,10 @@ def test_the_command_exports_a_run_and_says_how_far_off_it_is(
     with pytest.raises(SystemExit) as ended:
         main(["export", str(tmp_path / "run"), "--format", "torchscript", "-o", str(tmp_path / "out")])
     assert not ended.value.code
-    said = capsys.readouterr().out
+    told = capsys.readouterr()
+    said = told.out
     assert "largest difference of a probability: " in said
+    assert "note: segmenter.json names no scan that the weights come from" in told.err
     assert f"model: {tmp_path / 'out' / 'model.ts'}" in said
     with pytest.raises(SystemExit) as ended:
         main(["export", str(tmp_path / "run"), "--format", "tensorrt", "-o", str(tmp_path / "out")])

@@ -12,6 +12,7 @@ from typing import Final
 
 from crossbeat.errors import RunError, SettingsError, did_you_mean
 from crossbeat.export import bundle, graphs
+from crossbeat.export.guide import privacy, write_guide
 from crossbeat.export.probabilities import Probabilities, describe, largest_difference
 from crossbeat.segmenter import Segmenter
 
@@ -36,12 +37,14 @@ class Exported:
     folder: Path
     file: Path
     largest_difference: float
+    privacy: str
+    """Which patients the files name."""
 
     @property
     def guide(self) -> Path:
         """The file that says how to use the model."""
         readme = self.folder / "docs" / "README.md"
-        return readme if readme.exists() else self.folder / "segmenter.json"
+        return readme if readme.exists() else self.folder / "README.md"
 
 
 FORMATS: Final[Mapping[str, Format]] = {
@@ -55,9 +58,10 @@ FORMATS: Final[Mapping[str, Format]] = {
 def export_segmenter(segmenter: Segmenter, format_name: str, folder: Path) -> Exported:
     """Write the segmenter's network, from prepared slices to probabilities, and prove the files on random slices.
 
-    The folder gets the model and `segmenter.json`, which says how to prepare slices for it; it appears whole
-    or not at all, and one that already holds files is refused (`RunError`). What was written is read back and
-    run: a probability that is off by more than `LARGEST_DIFFERENCE` refuses the export (`RunError`).
+    The folder gets the model, `segmenter.json` with the numbers to prepare slices for it, and a README that says
+    how, and whose scans the files name; it appears whole or not at all, and one that already holds files is
+    refused (`RunError`). What was written is read back and run: a probability that is off by more than
+    `LARGEST_DIFFERENCE` refuses the export (`RunError`).
     """
     if format_name not in FORMATS:
         raise SettingsError(
@@ -81,9 +85,11 @@ def export_segmenter(segmenter: Segmenter, format_name: str, folder: Path) -> Ex
             )
         described["export"]["largest_difference"] = difference
         (temporary / "segmenter.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        if not (temporary / "docs").exists():
+            (temporary / "README.md").write_text(write_guide(described), encoding="utf-8")
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Exported(folder, folder / chosen.file, difference)
+    return Exported(folder, folder / chosen.file, difference, privacy(described))

@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 
 from crossbeat import geometry
-from crossbeat.export import graphs
+from crossbeat.export import graphs, guide
 from crossbeat.export.probabilities import Probabilities
 
 SCHEMA: Final = (
@@ -188,8 +188,7 @@ def _field(described: Mapping[str, Any]) -> int:
 
 
 def _readme(described: Mapping[str, Any]) -> str:
-    network, output = described["network"], described["export"]["output"]
-    labels = "\n".join(f"- {v}: {n}" for v, n in zip(output["label_values"], output["classes"], strict=True))
+    network = described["network"]
     return f"""# Cardiac MR segmentation
 
 The network {network["name"]!r}, trained with crossbeat {described["crossbeat"]}, as a MONAI bundle.
@@ -203,9 +202,13 @@ It segments each slice of a short-axis stack. For research; it is no medical dev
 segments every `*.nii.gz` of the folder SCANS (one 3-D frame a file) into `eval/`, on each scan's own grid.
 Run it in this folder: `scripts/` is found from here.
 
+## How the heart is found
+
+{guide.heart(described)}
+
 ## Labels
 
-{labels}
+{guide.labels(described)}
 
 ## What differs from `crossbeat predict`
 
@@ -214,6 +217,10 @@ Run it in this folder: `scripts/` is found from here.
 
 `configs/metadata.json` holds, under `crossbeat`, how slices are prepared and where the weights come from.
 `models/model.pt` holds the weights by the names that crossbeat's network gives them.
+
+## Whose scans are named
+
+{guide.privacy(described)}
 """
 
 
