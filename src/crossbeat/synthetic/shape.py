@@ -9,6 +9,7 @@ Surfaces are given as squared radii, because the motion moves squared radii.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -219,7 +220,7 @@ class Shape:
 
     def _integrate(self, area: Any, end_mm: float, pieces: int = 2, start_mm: float = 0.0) -> float:
         """Gauss-Legendre in z, trapezium (exact for smooth periodic functions) around; mm³ to ml."""
-        nodes, weights = np.polynomial.legendre.leggauss(_HEIGHTS)
+        nodes, weights = _gauss_legendre(_HEIGHTS)
         total = 0.0
         for k in range(pieces):
             low, high = (start_mm + (end_mm - start_mm) * (k + i) / pieces for i in (0, 1))
@@ -233,3 +234,10 @@ class Shape:
         angle = 2 * np.pi * np.arange(_ANGLES) / _ANGLES
         z = np.repeat(np.asarray(heights)[:, None], _ANGLES, axis=1)
         return z, np.broadcast_to(np.cos(angle), z.shape), np.broadcast_to(np.sin(angle), z.shape)
+
+
+@cache
+def _gauss_legendre(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nodes and weights on [-1, 1]; drawing one heart asks for them dozens of times."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return nodes, weights
