@@ -149,6 +149,7 @@ def off_centre(case: Case) -> Case:
     return Case(case.id, case.subject, wider, case.affine, case.domain)
 
 
+@pytest.mark.slow
 def test_finds_in_stored_scans_the_hearts_that_crossbeat_finds(
     hearts: Callable[..., Cohort], tmp_path: Path
 ) -> None:
@@ -236,6 +237,7 @@ def test_a_cine_is_refused_in_words() -> None:
         bundle_steps.turn(torch.zeros(2, 5, 5, 3, 1))
 
 
+@pytest.mark.slow
 def test_its_scripts_run_without_crossbeat(bundle: Path) -> None:
     code = (
         "import sys\n"

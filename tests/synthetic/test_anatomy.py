@@ -168,6 +168,7 @@ def test_an_infarct_thickens_less_than_the_wall_opposite() -> None:
     assert thickening(scar.centre_rad) < 0.5 * thickening(scar.centre_rad + np.pi)
 
 
+@pytest.mark.slow
 def test_groups_differ_as_their_diseases_do() -> None:
     hearts = {g: [Heart.draw(np.random.default_rng(i), g) for i in range(6)] for g in GROUPS}
 

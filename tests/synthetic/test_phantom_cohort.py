@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from crossbeat.cohort import read_cohort
 from crossbeat.data.nifti import write_volume
 from crossbeat.errors import SettingsError
 from crossbeat.labels import Structure, looks_swapped
-from crossbeat.synthetic import GROUPS, PHANTOM_VERSION, make_cohort
+from crossbeat.synthetic import GROUPS, PHANTOM_VERSION, Heart, make_cohort
 from crossbeat.synthetic.cohort import Scan, draw_subject, plan_stack, scan_heart, scan_slice
 from crossbeat.synthetic.imaging import draw_lattice, draw_session
 from crossbeat.synthetic.sampling import Slice
@@ -25,12 +26,18 @@ from crossbeat.synthetic.scanners import SCANNERS
 LV, MYO, RV, SCAR = Structure.LV, Structure.MYO, Structure.RV, Structure.SCAR
 
 
+@cache
+def subject(index: int, group: str) -> Heart:
+    return draw_subject(1, index, group)
+
+
 @pytest.fixture(scope="module")
 def scans() -> dict[str, Scan]:
     heart = draw_subject(0, 3, "MINF")
     return {s: scan_heart(heart, s, "d", subject=3) for s in ("bssfp", "t2", "lge")}
 
 
+@pytest.mark.slow
 def test_sequences_differ_in_grid_as_in_ms_cmrseg(scans: dict[str, Scan]) -> None:
     a = SCANNERS["a"].protocols
     assert [a[s].pixel_mm for s in ("bssfp", "t2", "lge")] == [1.25, 1.35, 0.75]
@@ -44,6 +51,7 @@ def test_sequences_differ_in_grid_as_in_ms_cmrseg(scans: dict[str, Scan]) -> Non
     assert slices["t2"] < slices["bssfp"] <= slices["lge"]
 
 
+@pytest.mark.slow
 def test_stacks_run_from_apex_to_base_as_the_readers_turn_them(scans: dict[str, Scan]) -> None:
     for scan in scans.values():
         shape = scan.image.shape[:0:-1]
@@ -62,7 +70,7 @@ def test_the_cine_stack_covers_both_ventricles_from_base_to_apex(vendor: str, gr
     """RV outflow 12 mm above the mitral plane, and the apex, lie within the slices, gaps counted."""
     lattice = np.zeros((48, 48, 48), np.float32)
     for index in range(4):
-        heart, rng = draw_subject(1, index, group), np.random.default_rng(index)
+        heart, rng = subject(index, group), np.random.default_rng(index)
         session = draw_session(rng, heart, SCANNERS[vendor], "bssfp", lattice)
         cuts, affine = plan_stack(rng, session)
         half = np.linalg.norm(affine[:3, 2]) / 2
@@ -75,6 +83,7 @@ def test_the_cine_stack_covers_both_ventricles_from_base_to_apex(vendor: str, gr
         assert 9 <= len(cuts) <= 12
 
 
+@pytest.mark.slow
 def test_sequences_share_the_patient(scans: dict[str, Scan]) -> None:
     """Diastolic bSSFP labels carried into LGE through the affines lie over the LGE's own."""
     source, target = scans["bssfp"], scans["lge"]
@@ -89,6 +98,7 @@ def test_sequences_share_the_patient(scans: dict[str, Scan]) -> None:
         assert 2 * both / ((carried == structure).sum() + (own == structure).sum()) > least
 
 
+@pytest.mark.slow
 def test_labels_are_of_the_heart_and_not_swapped(scans: dict[str, Scan]) -> None:
     assert set(np.unique(scans["bssfp"].labels)) == {0, LV, MYO, RV}
     assert set(np.unique(scans["t2"].labels)) == {0, LV, MYO, RV, Structure.EDEMA}
@@ -96,6 +106,7 @@ def test_labels_are_of_the_heart_and_not_swapped(scans: dict[str, Scan]) -> None
     assert not any(looks_swapped(scan.labels) for scan in scans.values())
 
 
+@pytest.mark.slow
 def test_late_enhancement_nulls_myocardium_and_lights_up_the_scar(scans: dict[str, Scan]) -> None:
     lge = scans["lge"]
     inner = {k: ndimage.binary_erosion(lge.labels[0] == k, np.ones((1, 3, 3))) for k in (LV, MYO, SCAR)}
@@ -104,6 +115,7 @@ def test_late_enhancement_nulls_myocardium_and_lights_up_the_scar(scans: dict[st
     assert level[SCAR] > 2.5 * level[MYO]
 
 
+@pytest.mark.slow
 def test_contrast_of_the_bssfp_scan_is_that_of_acdc(scans: dict[str, Scan]) -> None:
     """Mean myocardium over mean LV blood lies between 0.31 and 0.57 in the first patient of each ACDC group."""
     image, labels = scans["bssfp"].image, scans["bssfp"].labels
@@ -112,12 +124,14 @@ def test_contrast_of_the_bssfp_scan_is_that_of_acdc(scans: dict[str, Scan]) -> N
     assert 0.65 < image[labels == RV].mean() / image[labels == LV].mean() < 1
 
 
+@pytest.mark.slow
 def test_the_volume_of_a_scan_is_the_analytic_one_within_its_grid(scans: dict[str, Scan]) -> None:
     heart, scan = draw_subject(0, 3, "MINF"), scans["bssfp"]
     ml = (scan.labels == LV).sum() * abs(np.linalg.det(scan.affine[:3, :3])) / 1000
     assert ml == pytest.approx(heart.edv_ml, rel=0.12)  # thick slices and breath-holds
 
 
+@pytest.mark.slow
 def test_a_cine_beats() -> None:
     heart = draw_subject(2, 0, "NOR")
     rng = np.random.default_rng(0)

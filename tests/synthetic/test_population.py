@@ -39,6 +39,7 @@ def thickest(heart: Heart) -> float:
     return float((np.sqrt(cut.epicardium) - np.sqrt(cut.endocardium)).max())
 
 
+@pytest.mark.slow
 def test_the_healthy_are_what_acdc_calls_normal() -> None:
     for heart in hearts("NOR"):
         woman = heart.sex == "female"
@@ -49,6 +50,7 @@ def test_the_healthy_are_what_acdc_calls_normal() -> None:
         assert thickest(heart) < 12
 
 
+@pytest.mark.slow
 def test_the_dilated_are_large_thin_and_weak() -> None:
     for heart in hearts("DCM"):
         assert heart.ef_percent < 40
@@ -56,6 +58,7 @@ def test_the_dilated_are_large_thin_and_weak() -> None:
         assert thickest(heart) < 12
 
 
+@pytest.mark.slow
 def test_the_hypertrophic_are_heavy_thick_and_strong() -> None:
     for heart in hearts("HCM"):
         assert heart.ef_percent > 55
@@ -63,12 +66,14 @@ def test_the_hypertrophic_are_heavy_thick_and_strong() -> None:
         assert thickest(heart) > 15
 
 
+@pytest.mark.slow
 def test_the_infarcted_are_weak_and_scarred() -> None:
     for heart in hearts("MINF"):
         assert heart.ef_percent < 40
         assert heart.scar_g > 0
 
 
+@pytest.mark.slow
 def test_the_right_ventricles_are_large_or_weak() -> None:
     for heart in hearts("RV"):
         large = 100 if heart.sex == "female" else 110
@@ -76,6 +81,7 @@ def test_the_right_ventricles_are_large_or_weak() -> None:
     assert sum(rv_edv(heart) > 100 and rv_ef(heart) < 40 for heart in hearts("RV")) > COUNT / 4
 
 
+@pytest.mark.slow
 def test_healthy_strains_are_those_of_the_literature() -> None:
     """Vo 2018, doi 10.1016/j.jcmg.2016.12.025: longitudinal within its confidence interval, -20.9 to -19.3 %.
 
@@ -92,6 +98,7 @@ def test_healthy_strains_are_those_of_the_literature() -> None:
     assert ((strains[:, 1] > -30) & (strains[:, 1] < -12)).all()
 
 
+@pytest.mark.slow
 def test_the_sick_shorten_less_than_the_healthy() -> None:
     mean = {g: np.mean([heart.motion.shortening for heart in hearts(g)]) for g in GROUPS}
     assert mean["DCM"] < mean["MINF"] < mean["HCM"] < mean["NOR"]

@@ -309,6 +309,7 @@ def test_the_same_words_seed_alike_and_others_do_not() -> None:
     assert torch.initial_seed() == int(digest[:16], 16) // 2
 
 
+@pytest.mark.slow
 def test_peak_memory_grows_with_what_is_held() -> None:
     before = peak_memory_mb("cpu")["peak_memory_mb"]
     held = torch.ones(int(before) * 2**18 + 2**24)  # float32: at least 64 MiB beyond the peak so far
