@@ -15,10 +15,14 @@ from crossbeat.statistics import (
     agreement_table,
     bland_altman,
     bootstrap_interval,
+    crossed_interval,
+    crossed_mean,
+    crossed_ratio_interval,
     holm,
     mean_sd,
     median,
     patient_means,
+    rank_biserial,
     summarise,
     summary_table,
     wilcoxon,
@@ -172,8 +176,103 @@ def test_the_interval_lies_among_the_values(values: list[float], level: float) -
 def test_a_large_cohort_is_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     values, patients = np.random.default_rng(0).random(40), list(range(40))
     whole = bootstrap_interval(values, patients)
-    monkeypatch.setattr("crossbeat.statistics._CHUNK", 100)
+    monkeypatch.setattr("crossbeat.statistics.bootstrap._CHUNK", 100)
     assert bootstrap_interval(values, patients) == whole
+
+
+def crossed(
+    rng: np.random.Generator, n: int, seeds: int, of_patient: float, of_seed: float, rest: float
+) -> np.ndarray:
+    """Mean 0.8, with SDs of what is the patient's, what is the seed's, and what is neither's."""
+    return np.asarray(
+        0.8
+        + rng.normal(0, of_patient, (n, 1))
+        + rng.normal(0, of_seed, (1, seeds))
+        + rng.normal(0, rest, (n, seeds))
+    )
+
+
+def test_one_seed_has_the_interval_of_its_patients() -> None:
+    values = 1 - np.random.default_rng(4).gamma(1.0, 0.08, 13)
+    assert crossed_interval(values[:, None]) == bootstrap_interval(values, list(range(13)))
+    beside_nothing = np.stack([values, np.full(13, NAN)], axis=1)
+    assert crossed_interval(beside_nothing) == bootstrap_interval(values, list(range(13)))
+
+
+def test_seeds_that_agree_are_as_one() -> None:
+    values = np.random.default_rng(4).normal(0.8, 0.1, (20, 1))
+    alone, twice = crossed_interval(values), crossed_interval(values.repeat(5, axis=1))
+    np.testing.assert_allclose(alone, twice, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("patients", "seeds", "of_patient", "of_seed", "rest"),
+    [
+        (20, 5, 0.05, 0.01, 0.03),
+        (20, 3, 0.05, 0.03, 0.03),
+        (12, 3, 0.1, 0.02, 0.03),
+        (30, 5, 0.0, 0.02, 0.03),
+    ],
+)
+def test_the_crossed_interval_covers_the_mean_about_as_often_as_it_says(
+    patients: int, seeds: int, of_patient: float, of_seed: float, rest: float
+) -> None:
+    """Of 200 simulated studies with known parts. Patients alone would miss the mean far more often."""
+    rng, hits, of_patients_alone = np.random.default_rng(patients + seeds), 0, 0
+    for k in range(200):
+        values = crossed(rng, patients, seeds, of_patient, of_seed, rest)
+        low, high = crossed_interval(values, draws=400, seed=k)
+        hits += low <= 0.8 <= high
+        low, high = bootstrap_interval(values.mean(axis=1), list(range(patients)), draws=400, seed=k)
+        of_patients_alone += low <= 0.8 <= high
+    assert 0.90 <= hits / 200 <= 0.99
+    assert of_patients_alone < hits
+
+
+def test_the_crossed_mean_is_over_patients_of_their_means_over_seeds() -> None:
+    assert crossed_mean([[0.2, 0.4], [0.9, NAN], [NAN, NAN]]) == pytest.approx(0.6)
+    assert np.isnan(crossed_mean(np.full((3, 2), NAN)))
+
+
+def test_a_patient_without_a_seed_stays_in_the_crossed_interval() -> None:
+    values = crossed(np.random.default_rng(0), 20, 4, 0.05, 0.02, 0.02)
+    whole = crossed_interval(values)
+    values[3, 1] = values[7, :3] = NAN
+    np.testing.assert_allclose(crossed_interval(values), whole, atol=0.01)
+    assert crossed_interval(values, seed=2) == crossed_interval(values, seed=2)
+    assert np.isnan(crossed_interval(values[:7])).all()
+
+
+def test_a_crossed_table_is_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draws of a part differ, the law they follow does not."""
+    values = crossed(np.random.default_rng(0), 20, 4, 0.05, 0.02, 0.02)
+    whole = crossed_interval(values)
+    monkeypatch.setattr("crossbeat.statistics.bootstrap._CHUNK", 1000)
+    np.testing.assert_allclose(crossed_interval(values), whole, atol=0.004)
+
+
+def test_values_that_all_agree_have_a_crossed_interval_of_no_width() -> None:
+    assert crossed_interval(np.full((9, 3), 0.5)) == (0.5, 0.5)
+    turned = np.indices((10, 2)).sum(axis=0) % 2  # no patient and no seed stands out
+    low, high = crossed_interval(turned)
+    assert 0 <= low < 0.5 < high <= 1
+
+
+def test_a_ratio_has_the_interval_of_its_mean_where_the_denominator_is_fixed() -> None:
+    values = crossed(np.random.default_rng(1), 20, 3, 0.05, 0.02, 0.02)
+    found = crossed_ratio_interval(values, np.full_like(values, 2.0))
+    np.testing.assert_allclose(found, np.array(crossed_interval(values)) / 2)
+    # the same numbers negated above and below are the same ratio
+    np.testing.assert_allclose(crossed_ratio_interval(-values, np.full_like(values, -2.0)), found, atol=0.002)
+    np.testing.assert_allclose(crossed_ratio_interval(0.3 * values, values), (0.3, 0.3))
+    assert np.isnan(crossed_ratio_interval(values[:5], values[:5])).all()
+
+
+def test_tables_of_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"table of patients by seeds, got shape \(3,\)"):
+        crossed_interval([1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="tables of one shape"):
+        crossed_ratio_interval(np.ones((9, 2)), np.ones((9, 3)))
 
 
 def test_the_table_parts_by_what_is_asked_and_counts_failures() -> None:
@@ -238,6 +337,20 @@ def test_wilcoxon_of_nothing_is_nan_and_of_no_difference_one() -> None:
     assert np.isnan(wilcoxon([NAN], [1.0], ["a"]).p)
     assert wilcoxon([0.5, 0.6], [0.5, 0.6], ["a", "b"]).p == 1.0
     assert wilcoxon([0.5], [0.6], ["a"]).p == 1.0
+
+
+def test_the_rank_biserial_correlation_on_paper() -> None:
+    """Differences -1, 2, 3, 0, -4: ranks 1, 2, 3 and 4 of the four unequal; (2 + 3 - 1 - 4) / 10."""
+    assert rank_biserial([9, 12, 13, 10, 6], [10] * 5, list("abcde")) == pytest.approx(0.0)
+    assert rank_biserial([9, 12, 13, 10, 10.5], [10] * 5, list("abcde")) == pytest.approx(
+        (-2 + 3 + 4 + 1) / 10
+    )
+    assert rank_biserial([1, 2], [0, 0], list("ab")) == 1.0
+    assert rank_biserial([1, 2], [3, 3], list("ab")) == -1.0
+    assert rank_biserial([1, 2], [1, 2], list("ab")) == 0.0
+    assert np.isnan(rank_biserial([NAN], [1.0], ["a"]))
+    # two frames of a patient are one difference
+    assert rank_biserial([1, -3, 2], [0, 0, 0], ["a", "a", "b"]) == pytest.approx((-1 + 2) / 3)
 
 
 def test_pairs_of_unequal_length_are_refused() -> None:

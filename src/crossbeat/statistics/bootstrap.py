@@ -1,0 +1,196 @@
+"""Values of patients in, intervals out: patients drawn with replacement, and the seeds of training with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from crossbeat.errors import SettingsError
+from crossbeat.statistics.patients import Values, patient_means
+
+DRAWS: Final = (
+    5000  # some 30 beyond either 95 % limit of eight patients; Efron & Tibshirani 1993, section 14.3
+)
+
+FEWEST_PATIENTS: Final = 8
+"""Patients below whom a mean gets no interval: resampling so few values misses the mean too often to be shown."""
+
+_NAN: Final = float("nan")
+_CHUNK: Final = 2_000_000  # resampled values held at a time: 16 MB
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    patients: Sequence[Hashable],
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of the mean over patients, by drawing patients with replacement.
+
+    Bias-corrected and accelerated (BCa; Efron 1987, doi 10.1080/01621459.1987.10478410), since Dice piles
+    up below 1, and read further out by as much as Student's t lies beyond the normal distribution, since
+    resampling few values spreads too little (Hesterberg 2015, doi 10.1080/00031305.2015.1089789, section 4.1.2).
+    The same seed gives the same interval. (nan, nan) for fewer than `FEWEST_PATIENTS`; patients who all
+    agree give their common value twice. nan values are left out.
+    """
+    return crossed_interval(patient_means(values, patients)[:, None], level=level, draws=draws, seed=seed)
+
+
+def crossed_mean(values: ArrayLike) -> float:
+    """Mean over patients of their means over seeds, of a (patients, seeds) table; nan are left out."""
+    found = _table(values)
+    return float(_row_means(found).mean()) if found.size else _NAN
+
+
+def crossed_interval(
+    values: ArrayLike, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of `crossed_mean`: what other patients and other seeds of training might have given.
+
+    `values` is (patients, seeds), nan where a patient has no value; of one seed it is `bootstrap_interval`. Each
+    draw takes patients and, independently, seeds with replacement, and every value where the two cross (pigeonhole
+    bootstrap; Owen 2007, doi 10.1214/07-AOAS122). What is neither the patient's nor the seed's is thereby counted
+    more than once, so it errs on the wide side (Owen & Eckles 2012, doi 10.1214/12-AOAS547). It is read as BCa, with
+    the acceleration of two samples (Efron & Tibshirani 1993, section 14.3), and further out by Student's t, whose
+    degrees of freedom are Satterthwaite's (1946, doi 10.2307/3002019) of the variances that patients and seeds bring
+    to the mean. Of two seeds that differ more than patients do it is still too narrow: nothing knows a hundred by two.
+    """
+    found = _table(values)
+    drawn = _drawn(found[None], level, draws, seed)
+    if drawn is None:
+        return _NAN, _NAN
+    if np.nanmax(found) == np.nanmin(found):
+        return float(np.nanmax(found)), float(np.nanmax(found))
+    return _bca(found, crossed_mean(found), drawn[0], level)
+
+
+def crossed_ratio_interval(
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of a ratio of two `crossed_mean`s of the same patients and seeds, each draw taken for both.
+
+    As `crossed_interval`, with the influence of a value on the ratio by its linear part: (x - ratio · y) / mean y
+    (Efron & Tibshirani 1993, section 22.4). Meant for a denominator that is told apart from 0; a pair with a nan
+    is left out.
+    """
+    above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    if above.shape != below.shape:
+        raise ValueError(f"a ratio needs tables of one shape, got {above.shape} and {below.shape}")
+    gap = np.isnan(above) | np.isnan(below)
+    above, below = _table(np.where(gap, np.nan, above)), _table(np.where(gap, np.nan, below))
+    drawn = _drawn(np.stack([above, below]), level, draws, seed)
+    if drawn is None or crossed_mean(below) == 0:
+        return _NAN, _NAN
+    ratio = crossed_mean(above) / crossed_mean(below)
+    linear = (above - ratio * below) / crossed_mean(below)
+    scale = max(1.0, abs(ratio))
+    if np.nanmax(np.abs(linear)) <= 1e-12 * scale:  # one ratio in every patient, but for rounding
+        return ratio, ratio
+    return _bca(linear, ratio, drawn[0] / np.where(drawn[1] == 0, np.nan, drawn[1]), level)
+
+
+def _table(values: ArrayLike) -> Values:
+    """(patients, seeds) without patients and seeds that have no value at all."""
+    found = np.asarray(values, np.float64)
+    if found.ndim != 2:
+        raise ValueError(f"needs a table of patients by seeds, got shape {found.shape}")
+    there = ~np.isnan(found)
+    return np.asarray(found[there.any(axis=1)][:, there.any(axis=0)], np.float64)
+
+
+def _drawn(tables: Values, level: float, draws: int, seed: int) -> Values | None:
+    """(tables, draws) of drawn means; None where there are too few patients for an interval."""
+    if not 0 < level < 1:
+        raise SettingsError(f"level {level}: a confidence level lies between 0 and 1; write 0.95")
+    if tables.shape[1] < FEWEST_PATIENTS:
+        return None
+    parts = list(_drawn_parts(tables, draws, np.random.default_rng(seed)))
+    return np.concatenate(parts, axis=1)
+
+
+def _drawn_parts(tables: Values, draws: int, rng: np.random.Generator) -> Iterator[Values]:
+    _, patients, seeds = tables.shape
+    size = max(1, _CHUNK // patients)
+    there = ~np.isnan(tables)
+    filled = np.where(there, tables, 0.0)
+    for start in range(0, draws, size):
+        count = min(size, draws - start)
+        chosen = rng.integers(patients, size=(count, patients))
+        if seeds == 1:
+            yield filled[:, :, 0][:, chosen].mean(axis=2)
+            continue
+        picked = rng.integers(seeds, size=(count, seeds))
+        times = (picked[:, :, None] == np.arange(seeds)).sum(axis=1).astype(np.float64)  # (draw, seed)
+        yield np.stack([_mean_of(f, t, chosen, times) for f, t in zip(filled, there, strict=True)])
+
+
+def _mean_of(filled: Values, there: NDArray[np.bool_], chosen: NDArray[np.int64], times: Values) -> Values:
+    """Mean of each draw over the chosen patients of their means over the drawn seeds they have values of."""
+    if there.all():
+        of_patient = times @ filled.T / times.shape[1]
+        return np.asarray(np.take_along_axis(of_patient, chosen, axis=1).mean(axis=1), np.float64)
+    values = times @ there.T.astype(np.float64)
+    of_patient = np.take_along_axis(times @ filled.T / np.maximum(values, 1), chosen, axis=1)
+    patients = np.take_along_axis(values > 0, chosen, axis=1).sum(axis=1)
+    return np.where(patients > 0, of_patient.sum(axis=1) / np.maximum(patients, 1), np.nan)
+
+
+def _row_means(table: Values) -> Values:
+    return table[:, 0] if table.shape[1] == 1 else np.asarray(np.nanmean(table, axis=1), np.float64)
+
+
+def _bca(table: Values, estimate: float, drawn: Values, level: float) -> tuple[float, float]:
+    """Drawn statistics read where BCa says (Efron & Tibshirani 1993, eq. 14.9 to 14.15), expanded for few values.
+
+    `table` holds the values (patients, seeds), or the linear part of a statistic of them. Influences of a mean are
+    proportional to the jackknife's, and scale does not matter.
+    """
+    drawn = drawn[~np.isnan(drawn)]
+    below = (drawn < estimate).mean() + (drawn == estimate).mean() / 2
+    edge = 0.5 / drawn.size
+    bias = stats.norm.ppf(np.clip(below, edge, 1 - edge))
+    of_patient = _row_means(table)
+    influence = (of_patient - of_patient.mean()) / of_patient.size
+    if table.shape[1] > 1:
+        of_seed = np.nanmean(table - of_patient[:, None], axis=0)
+        of_seed = (of_seed - of_seed.mean()) / of_seed.size
+    else:
+        of_seed = np.zeros(1)
+    both = np.concatenate([influence, of_seed])
+    size = np.abs(both).max()  # 0 where values differ only in what patients and seeds do together
+    both = both / size if size else both
+    acceleration = (both**3).sum() / (6 * (both**2).sum() ** 1.5) if size else 0.0
+    reach = _reach(influence, of_seed, level)
+    z = bias + np.array([-reach, reach])
+    # beyond its pole the correction means the outermost draw
+    stretch = np.maximum(1 - acceleration * z, 1e-6)
+    low, high = np.quantile(drawn, stats.norm.cdf(bias + z / stretch))
+    return float(low), float(high)
+
+
+def _reach(of_patient: Values, of_seed: Values, level: float) -> float:
+    """How many of the draws' standard deviations an interval reaches, by Student's t.
+
+    Drawing n values with replacement gives (n - 1) / n of the variance of their mean, for patients and seeds alike.
+    """
+    sizes = [(influence, influence.size) for influence in (of_patient, of_seed) if influence.size > 1]
+    variances = [n / (n - 1) * float((influence**2).sum()) for influence, n in sizes]
+    shares = np.array(variances) / (sum(variances) or 1.0)
+    freedom = np.array([n - 1 for _, n in sizes], np.float64)
+    if not shares.any():  # nothing but what patients and seeds do together
+        shares = np.eye(len(sizes))[0]
+    degrees = 1 / float((shares**2 / freedom).sum())
+    drawn = float((shares * freedom / (freedom + 1)).sum())
+    return float(stats.t.ppf((1 + level) / 2, degrees)) / math.sqrt(drawn)
