@@ -519,6 +519,9 @@ def test_training_scans_do_not_enter_the_headline(run: FakeRun) -> None:
     test, train = page.table("Split", "Patients")[1:]
     assert (test[0], train[0], train[1]) == ("test", "train", "9")
     assert train[2].startswith("0.999")
+    assert re.fullmatch(r"0\.\d{3}", test[2]), "one patient has no SD"
+    assert " ± " not in lines[0][2]
+    assert " ± " in train[2]
 
 
 def test_target_and_source_are_scored_apart_target_first(run: FakeRun) -> None:

@@ -178,9 +178,11 @@ def rounded(value: float, unit: str) -> str:
 
 
 def spread(score: Score) -> str:
-    """Mean ± SD with the unit, marked where it is nominal: '2.32 ± 1.45 mm (nominal)'."""
-    said = f"{number(score.summary.mean, score.unit)} ± {number(score.summary.sd, score.unit)} {score.unit}"
-    return said.strip() + (" (nominal)" if score.nominal else "")
+    """Mean ± SD with the unit, marked where it is nominal: '2.32 ± 1.45 mm (nominal)'; one patient has no SD."""
+    said = number(score.summary.mean, score.unit)
+    if math.isfinite(score.summary.sd):
+        said += f" ± {number(score.summary.sd, score.unit)}"
+    return f"{said} {score.unit}".strip() + (" (nominal)" if score.nominal else "")
 
 
 def interval(score: Score) -> str:

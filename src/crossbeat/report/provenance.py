@@ -54,7 +54,9 @@ def _fingerprint(cohort: Cohort | None) -> str:
 def _conventions(cohort: Cohort | None) -> str:
     names = sorted({row.convention for row in cohort}) if cohort is not None else []
     said = (
-        f"{name} (papillary muscles {CONVENTIONS[name].papillary}; {CONVENTIONS[name].source})"
+        f"{name} (papillary muscles {CONVENTIONS[name].papillary}; {CONVENTIONS[name].source})".replace(
+            "; this file)", "; our own)"
+        )
         if name in CONVENTIONS
         else f"{name} (a user's own)"
         for name in names
