@@ -45,6 +45,27 @@ def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
         yield lambda *piece: progress.advance(task)
 
 
+@contextmanager
+def watch(title: str, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
+    """A bar over long pieces that are at work side by side: (a piece is done, and how; what is at work now).
+
+    A plain line a piece where no terminal is.
+    """
+    if not sys.stderr.isatty():
+        err.print(f"{title}: {total}")
+        yield (lambda text: err.print(Text(text), soft_wrap=True)), (lambda text: None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[now]}", markup=False), console=err) as progress:
+        task = progress.add_task(title, total=total, now="")
+
+        def done(text: str) -> None:
+            progress.console.print(Text(text), soft_wrap=True)
+            progress.advance(task)
+
+        yield done, lambda text: progress.update(task, now=text)
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
     """A table; the first column to the left, numbers to the right. Columns without a word are left out."""
     kept = [i for i, column in enumerate(columns) if column or any(row[i] for row in rows)]

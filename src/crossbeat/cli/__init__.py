@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from crossbeat.cli.options import Seed, app
-from crossbeat.cli.results import evaluate, measure, report
-from crossbeat.cli.scans import phantom
-from crossbeat.cli.segmenters import predict, train
+from crossbeat.cli import results, scans, segmenters, studies  # noqa: F401  # their commands join the app
+from crossbeat.cli.options import app
 from crossbeat.errors import CrossbeatError
 from crossbeat.methods import METHODS, Method
 
@@ -37,22 +34,6 @@ def overall(
     ] = False,
 ) -> None:
     """Segment the heart in cardiac MR where labels are scarce, by borrowing them from where they are plenty."""
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder to fill")] = Path("demo"),
-    seed: Seed = 0,
-) -> None:
-    """Phantom scans → training → prediction → scores → report, in minutes on a CPU."""
-    cohort_csv, run = out / "phantom" / "cohort.csv", out / "run"
-    phantom(out / "phantom", subjects=14, sequences="bssfp,lge", vendors="a,b", test=4, seed=seed)
-    changes = ["size=demo", "source={sequence: bssfp}", "target={sequence: lge}"]
-    train("supervised", cohort_csv, out=run, changes=changes, seed=seed, resume=True)
-    predict(run, cohort_csv)
-    evaluate(run, cohort_csv)
-    measure(run)
-    report(run)
 
 
 @app.command()

@@ -22,6 +22,7 @@ FLOW = (
     "predict",
     "evaluate",
     "measure",
+    "study",
     "report",
     "view",
     "export",

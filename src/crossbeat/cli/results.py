@@ -70,12 +70,21 @@ def measure(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
-    """One page with the scores, figures, failures and provenance of a run."""
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN_OR_STUDY", help="a run folder, or that of a study")],
+) -> None:
+    """One page with the scores, figures, failures and provenance of a run, or of a study with all its arms."""
     from crossbeat import console
     from crossbeat.data.predictions import prediction_reader
     from crossbeat.report import write_report
+    from crossbeat.study.folder import StudyFolder
+    from crossbeat.study.present import present
 
+    if StudyFolder(run).there:
+        page = present(StudyFolder(run)).page
+        console.say(f"page: {page}")
+        console.then(f"open {page} in a browser")
+        return
     if not (run / "run.json").exists():
         raise RunError(f"{run}: is no run folder (no run.json); `crossbeat train` makes one")
     predicted = run / "predictions" / "cohort.csv"

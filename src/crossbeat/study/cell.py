@@ -1,0 +1,156 @@
+"""One cell of a study: an ordinary run folder, trained, predicted and scored; what of it stands already is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+
+from crossbeat.data.predictions import prediction_reader, prediction_writer
+from crossbeat.errors import CrossbeatError, RunError, SettingsError
+from crossbeat.evaluation import evaluate_cohort, read_scores, write_agreement, write_scores
+from crossbeat.methods import METHODS
+from crossbeat.prediction import predict_cohort
+from crossbeat.report import write_summary
+from crossbeat.segmenter import find_device, load_segmenter
+from crossbeat.study.code import code_hash
+from crossbeat.study.folder import Means, StudyFolder
+from crossbeat.study.plan import Cell, canonical
+from crossbeat.training import Run
+
+State = Literal["new", "changed", "begun", "trained", "done"]
+
+
+def state(cell: Cell, folder: Path) -> State:
+    """How far a cell has come, and whether what lies in its folder is another training than is asked for now."""
+    if not (folder / "run.json").exists():
+        return "new"
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    if not _same_settings(cell, folder) or (facts["seed"], facts["cohort_hash"]) != (
+        cell.seed,
+        cell.cohort.hash(),
+    ):
+        return "changed"
+    if not facts["finished"]:
+        return "begun"
+    return "done" if (folder / "scores.csv").exists() else "trained"
+
+
+def make_room(cell: Cell, study: StudyFolder) -> Path:
+    """The cell's run folder, free for its training; what lay there under other settings is put aside, not lost."""
+    folder = study.cell(cell)
+    if state(cell, folder) == "changed":
+        aside = study.earlier / f"{cell.name.replace('/', '_')}-{time.strftime('%Y%m%d-%H%M%S')}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(aside)
+    return folder
+
+
+def run_cell(cell: Cell, study: StudyFolder, means: Means) -> None:
+    """Bring a cell to its scores, from wherever it stopped: train, predict the tested scans, score them.
+
+    Given its seed and the number of threads a cell is the same every time on a CPU. Two processes never work on
+    one cell: the second waits. A scan that cannot be predicted raises `RunError`.
+    """
+    torch.set_num_threads(means.threads)
+    with _alone(study.lock(cell)):
+        folder = make_room(cell, study)
+        now = state(cell, folder)
+        if now in ("new", "begun"):
+            _train(cell, folder, means)
+        if now != "done":
+            _predict(cell, folder, means)
+            _evaluate(cell, folder)
+
+
+def _train(cell: Cell, folder: Path, means: Means) -> None:
+    run = Run(
+        folder,
+        seed=cell.seed,
+        device=means.device,
+        precision=means.precision,
+        resume=True,
+        progress=False,
+    )
+    facts = {"code": code_hash(cell.method), "threads": means.threads}
+    METHODS[cell.method].carry_out(cell.cohort, cell.settings, run, f"crossbeat study: {cell.name}", **facts)
+
+
+def _predict(cell: Cell, folder: Path, means: Means) -> None:
+    shutil.rmtree(folder / "predictions", ignore_errors=True)
+    segmenter = load_segmenter(folder / "segmenter", find_device(means.device))
+    write = prediction_writer(folder / "predictions", cell.tested, {"runs": [str(folder)], "flips": False})
+    failures = predict_cohort([segmenter], cell.tested, write)
+    if failures:
+        raise RunError(f"{folder}: {len(failures)} scans could not be segmented; {failures[0].problem}")
+
+
+def _evaluate(cell: Cell, folder: Path) -> None:
+    """scores.csv comes last: where it stands, all the rest does."""
+    read = prediction_reader(folder, cell.tested)
+    scores, compared = evaluate_cohort(cell.tested, read, units=("mm", "voxel"))
+    write_agreement(compared, cell.tested, folder / "agreement.csv")
+    temporary = folder / ".scores.csv"
+    write_scores(scores, cell.tested, temporary)
+    write_summary(read_scores(temporary), folder / "summary.csv")
+    temporary.replace(folder / "scores.csv")
+
+
+def _same_settings(cell: Cell, folder: Path) -> bool:
+    """Whether a folder's settings, with today's defaults for what they do not name, are the cell's."""
+    try:
+        stored = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
+        return canonical(type(cell.settings).of(stored)) == canonical(cell.settings)
+    except (OSError, yaml.YAMLError, SettingsError, AttributeError):
+        return False
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold a cell's lock; where the system has none (Windows) there is one engine at a time anyway."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _end_with(parent: int) -> None:
+    """Stop as on SIGTERM once the process that started this one is gone."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(folder: str, name: str, parent: str = "") -> None:
+    """The process of one cell, as an engine starts it: `python -m crossbeat.study.cell OUT NAME PID`.
+
+    PID is the engine's own, which may be gone by the time that all is imported here.
+    """
+    starter = int(parent) if parent else os.getppid()
+    threading.Thread(target=_end_with, args=(starter,), daemon=True).start()
+    study = StudyFolder(Path(folder))
+    try:
+        run_cell(study.find_cell(name), study, study.means)
+    except CrossbeatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

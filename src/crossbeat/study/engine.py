@@ -1,0 +1,79 @@
+"""What is left to compute of a study, on which engine, and what it would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from crossbeat.errors import SettingsError, did_you_mean
+from crossbeat.methods import METHODS
+from crossbeat.study.cell import state
+from crossbeat.study.folder import StudyFolder
+from crossbeat.study.local import Outcome, Told, run_locally
+from crossbeat.study.plan import Cell
+from crossbeat.training import Run
+
+ENGINES: Final = ("local", "ray")
+Engine = Literal["local", "ray"]
+
+
+def pending(study: StudyFolder, arms: Sequence[str] = ()) -> list[Cell]:
+    """Cells that have no scores yet, in the order of the plan; of some arms only where they are named."""
+    for arm in arms:
+        if arm not in study.study.arms:
+            raise SettingsError(
+                f"{study.path}: there is no arm {arm!r}; {did_you_mean(arm, study.study.arms)}"
+            )
+    return [
+        cell
+        for cell in study.cells
+        if (not arms or cell.arm in arms) and state(cell, study.cell(cell)) != "done"
+    ]
+
+
+def compute(
+    study: StudyFolder,
+    cells: Sequence[Cell],
+    *,
+    engine: Engine = "local",
+    address: str = "",
+    jobs: int = 1,
+    told: Told = lambda outcome: None,
+    watch: Callable[[Sequence[Cell]], None] = lambda cells: None,
+) -> list[Outcome]:
+    """Compute cells on an engine; what became of each. A cell that fails costs the others nothing."""
+    if engine == "ray":
+        from crossbeat.study.on_ray import run_on_ray
+
+        return run_on_ray(study, cells, address=address, told=told, watch=watch)
+    return run_locally(study, cells, jobs=jobs, told=told, watch=watch)
+
+
+def position(study: StudyFolder, cell: Cell) -> str:
+    """Where a cell is at work: its name, its stage and the last step that was logged."""
+    files = sorted(study.cell(cell).glob("stages/*/metrics.csv"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        return cell.name
+    step = _last_step(files[-1])
+    return f"{cell.name} ({files[-1].parent.name}{f', step {step}' if step else ''})"
+
+
+def estimate(study: StudyFolder, folder: Path) -> list[list[str]]:
+    """What each arm would cost, from a few real steps of its first cell: a line a stage. Nothing is written."""
+    rows = []
+    for name in study.study.arms:
+        cells = [cell for cell in study.cells if cell.arm == name]
+        run = Run(folder, seed=cells[0].seed, device=study.means.device, estimates={}, progress=False)
+        METHODS[cells[0].method].train(cells[0].cohort, cells[0].settings, run)
+        for stage, found in (run.estimates or {}).items():
+            rows.append([name, stage, str(len(cells)), *found.told()])
+    return rows
+
+
+def _last_step(file: Path) -> str:
+    with file.open("rb") as log:
+        log.seek(max(0, file.stat().st_size - 400))
+        lines: list[Any] = log.read().decode("utf-8", errors="replace").splitlines()
+    steps = [line.partition(",")[0] for line in lines[1:]]
+    return next((step for step in reversed(steps) if step.isdigit()), "")

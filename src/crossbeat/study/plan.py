@@ -1,0 +1,266 @@
+"""A study file and a cohort → the cells to compute: arms × seeds × folds, each an ordinary training run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from crossbeat.cohort import Cohort, Row, folds
+from crossbeat.errors import CohortError, SettingsError, did_you_mean
+from crossbeat.methods import METHODS
+from crossbeat.methods.recipe import Filter, Recipe, parse_changes, read_values, validated
+from crossbeat.study.published import Published
+
+LOWER: Final = "source_only"
+"""The arm that every other must beat: supervised training on the source alone."""
+UPPER: Final = "target_supervised"
+"""The arm that nobody can have in practice: supervised training on the target's own labels."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class PhantomSpec(BaseModel, extra="forbid", frozen=True):
+    """The synthetic cohort that a study runs on where the user points at none."""
+
+    subjects: int = Field(45, ge=1, description="hearts; MS-CMRSeg has 45 patients")
+    sequences: list[str] = Field(["bssfp", "lge"], description="of bssfp, t2, lge")
+    vendors: list[str] = Field(["a", "b"], description="of a, b, c, d; subjects take turns")
+    cine: bool = Field(False, description="bSSFP over the whole cycle, 25 frames")
+    test: int = Field(10, ge=0, description="subjects held out, shared out over the groups")
+    seed: int = Field(0, ge=0, description="of the hearts and of the split")
+
+
+class ArmSpec(BaseModel, extra="forbid", frozen=True):
+    """One way of getting a segmenter, as a study file says it."""
+
+    method: str = Field("supervised", description="entry of METHODS")
+    about: str = Field("", description="one line on what it is, for the tables")
+    recipe: str = Field("", description="recipe file to begin with, relative to the study file")
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings of the method that differ")
+    folds: int | None = Field(
+        None,
+        ge=1,
+        description="cross-validate by patient over those who are tested; the study's for the upper bound, else 1",
+    )
+
+    @field_validator("method")
+    @classmethod
+    def _refuse_unknown(cls, name: str) -> str:
+        if name not in METHODS:
+            raise SettingsError(f"method {name!r} does not exist; {did_you_mean(name, METHODS)}")
+        return name
+
+
+class Study(BaseModel, extra="forbid", frozen=True):
+    """A study file: arms × seeds × folds on one cohort, and the printed values that stand beside them."""
+
+    name: str = Field("study", description="of the evidence in docs/results; the file's own name")
+    title: str = Field("", description="heading of the page")
+    question: str = Field("", description="what the study is to answer, for the page")
+    size: Literal["full", "bench", "demo"] = Field("bench", description="how much every arm computes")
+    source: Filter = Field(default_factory=dict, description="cohort columns of the source")
+    target: Filter = Field(min_length=1, description="cohort columns of the target, which is scored")
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings that all arms share")
+    methods: Literal["all", ""] = Field(
+        "", description="all: an arm for every method, under its own settings"
+    )
+    arms: dict[str, ArmSpec] = Field(default_factory=dict, description="arms by name; the bounds are added")
+    seeds: list[int] = Field([0], min_length=1, description="each arm is trained once with each")
+    folds: int = Field(5, ge=1, description="of the upper bound, and of all arms where no split is there")
+    reference: str = Field(LOWER, description="arm that the others are tested against")
+    equal_updates: bool = Field(True, description="refuse arms whose segmenters get unequally many updates")
+    phantom: PhantomSpec = Field(default_factory=PhantomSpec, description="where no cohort is given")
+    published: list[Published] = Field(default_factory=list, description="printed values, laid beside ours")
+
+    @field_validator("source", "target", mode="before")
+    @classmethod
+    def _accept_single_values(cls, given: Any) -> Any:
+        return Recipe._accept_single_values(given)
+
+    @classmethod
+    def load(cls, path: Path, changes: Sequence[str] = ()) -> Study:
+        """A study file with `key=value` changes on top. `SettingsError` names what is wrong."""
+        values = {"name": path.stem} | read_values(path, "study") | parse_changes(changes)
+        return cls.of(values, path)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], path: Path = Path("study")) -> Study:
+        """A study from plain values; recipes are read from beside `path`, so that it stands on its own."""
+        study = validated(cls, values, str(path))
+        for name, arm in study.arms.items():
+            if not _NAME.fullmatch(name):
+                raise SettingsError(f"{path}: arm {name!r}: a name is letters, digits, '.', '-' and '_'")
+            if arm.recipe:
+                settings = read_values(path.parent / arm.recipe, "recipe") | arm.settings
+                study.arms[name] = arm.model_copy(update={"recipe": "", "settings": settings})
+        study = study.model_copy(update={"arms": study._with_bounds()})
+        for name in {study.reference} | {value.arm for value in study.published}:
+            if name not in study.arms:
+                raise SettingsError(f"{path}: there is no arm {name!r}; {did_you_mean(name, study.arms)}")
+        if len(set(study.seeds)) < len(study.seeds):
+            raise SettingsError(f"{path}: seeds: one stands there twice, got {study.seeds}")
+        return study
+
+    def recipe(self, name: str) -> Recipe:
+        """The settings of an arm, whole: its own over the study's over its method's."""
+        arm = self.arms[name]
+        shared = {"source": self.source, "target": self.target, "size": self.size} | self.settings
+        values = {**shared, **arm.settings}
+        if values["size"] != self.size:
+            raise SettingsError(f"arm {name}: size is the study's, {self.size}, got {values['size']!r}")
+        if values["target"] != self.target:
+            raise SettingsError(f"arm {name}: target is the study's, {self.target}, got {values['target']!r}")
+        return METHODS[arm.method].settings.of(values, f"arm {name}")
+
+    def _with_bounds(self) -> dict[str, ArmSpec]:
+        """All arms: the bounds around those of the file and, under `methods: all`, one of every method."""
+        lower = ArmSpec(about="lower bound: learns from the source alone")
+        upper = ArmSpec(
+            about="upper bound: learns from the target's own labels"
+            + (", cross-validated by patient" if self.folds > 1 else ""),
+            settings={"source": self.target, "target_labels": "train"},
+            folds=self.folds,
+        )
+        every = {
+            name: ArmSpec(method=name, about=method.summary)
+            for name, method in METHODS.items()
+            if self.methods and name != "supervised"
+        }
+        arms = {LOWER: lower, **every, **self.arms}
+        arms[UPPER] = arms.pop(UPPER, upper)
+        if arms[UPPER].folds is None:
+            arms[UPPER] = arms[UPPER].model_copy(update={"folds": self.folds})
+        return arms
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a study: an arm with a seed, on a fold."""
+
+    arm: str
+    method: str
+    settings: Recipe
+    seed: int
+    fold: int
+    folds: int
+    cohort: Cohort
+    """With the splits of this fold."""
+
+    @property
+    def name(self) -> str:
+        """Where its run folder lies below `cells/`."""
+        return f"{self.arm}/seed-{self.seed}" + (f"/fold-{self.fold}" if self.folds > 1 else "")
+
+    @cached_property
+    def tested(self) -> Cohort:
+        """The target scans that it is scored on."""
+        return self.cohort.where(split="test", **self.settings.target).labelled()
+
+
+def plan(study: Study, cohort: Cohort) -> list[Cell]:
+    """All cells, seed by seed, so that one seed of every arm is there before the second of any.
+
+    Tested are the labelled target scans of the cohort's test split. An arm with `folds` is cross-validated over
+    their subjects: each is tested once, by a network that learnt from the others too. Without a test split every
+    arm is cross-validated over all subjects with labelled target scans. Raises `CohortError` where the cohort has no
+    labelled target, `SettingsError` where arms are updated unequally often.
+    """
+    tested = _tested(study, cohort)
+    splits: dict[int, list[Cohort]] = {}
+    recipes = {name: study.recipe(name) for name in study.arms}
+    if study.equal_updates:
+        _refuse_unequal_updates(recipes)
+    _refuse_wrong_bounds(recipes)
+    cells = []
+    for seed in study.seeds:
+        for name, arm in study.arms.items():
+            count = (arm.folds or 1) if _has_test(tested) else max(arm.folds or study.folds, 2)
+            if count not in splits:
+                splits[count] = [cohort] if count == 1 else list(_fold(cohort, tested, count))
+            cells += [
+                Cell(name, arm.method, recipes[name], seed, fold, count, version)
+                for fold, version in enumerate(splits[count])
+            ]
+    return cells
+
+
+def canonical(settings: Recipe) -> str:
+    """Settings as one line of JSON, alike for alike settings."""
+    return json.dumps(settings.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def phantom_version(cohort: Cohort) -> str:
+    """Version of the synthetic scans of a cohort, as `crossbeat phantom` notes it; '' for real ones."""
+    found = {m.group(1) for row in cohort if (m := re.match(r"phantom (\S+),", row.source))}
+    if len(found) > 1:
+        raise CohortError(f"{cohort.name}: mixes phantom versions {', '.join(sorted(found))}; make it anew")
+    return next(iter(found), "")
+
+
+def _tested(study: Study, cohort: Cohort) -> Cohort:
+    target = cohort.where(**study.target)
+    if not len(target):
+        columns = {c: sorted({row.value(c) for row in cohort}) for c in study.target}
+        there = "; ".join(f"{c} is {', '.join(v) or 'empty'}" for c, v in columns.items())
+        raise CohortError(
+            f"{cohort.name}: no scan is the study's target {study.target}; {there}. "
+            "Take another cohort, or --set target=…"
+        )
+    test = target.where(split="test").labelled()
+    found = test if len(test) else target.labelled()
+    if not len(found):
+        raise CohortError(
+            f"{cohort.name}: no target scan {study.target} has labels, so nothing could be scored"
+        )
+    if any(row.split == "test" for row in cohort) and not len(test):
+        raise CohortError(
+            f"{cohort.name}: its test split has no labelled target scan {study.target}; split it anew with "
+            "`crossbeat index … --test`, or take the split column out for cross-validation"
+        )
+    return found
+
+
+def _has_test(tested: Cohort) -> bool:
+    return all(row.split == "test" for row in tested)
+
+
+def _fold(cohort: Cohort, tested: Cohort, count: int) -> Iterator[Cohort]:
+    """Versions of a cohort: in the i-th the tested subjects of fold i are test, the other tested ones train."""
+    groups = {row.group for row in tested}
+    stratify = ["group"] if len(groups) > 1 else []
+    everyone = set(tested.subjects)
+    for version in folds(tested, count, stratify=stratify):
+        now = {row.subject for row in version if row.split == "test"}
+
+        def moved(row: Row, now: set[str] = now) -> Row:
+            if row.subject not in everyone:
+                return replace(row, split=row.split or "train")
+            return replace(row, split="test" if row.subject in now else "train")
+
+        yield replace(cohort, rows=tuple(map(moved, cohort)))
+
+
+def _refuse_unequal_updates(recipes: Mapping[str, Recipe]) -> None:
+    updates = {name: recipe.segmenter_updates for name, recipe in recipes.items()}
+    if len(set(updates.values())) > 1:
+        said = ", ".join(f"{name} {count}" for name, count in updates.items())
+        raise SettingsError(
+            f"arms update their segmenters unequally often ({said}), which is no fair comparison; "
+            "set the same number, or `equal_updates: false` in the study file"
+        )
+
+
+def _refuse_wrong_bounds(recipes: Mapping[str, Recipe]) -> None:
+    if recipes[LOWER].target_labels != "none":
+        raise SettingsError(
+            f"arm {LOWER}: is the lower bound and sees no target label; target_labels must be none"
+        )
+    if recipes[UPPER].target_labels != "train":
+        raise SettingsError(f"arm {UPPER}: is the upper bound and needs target_labels: train")

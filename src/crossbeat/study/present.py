@@ -1,0 +1,262 @@
+"""A study's cells → its tables, its recommendation and its page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from crossbeat.cohort import Cohort, Row
+from crossbeat.data.predictions import prediction_reader
+from crossbeat.report import ArmView, StudyView, write_study_report
+from crossbeat.study.cell import state
+from crossbeat.study.evidence import Evidence, collect, merge, read_evidence, write_evidence
+from crossbeat.study.folder import StudyFolder
+from crossbeat.study.league import Recommendation, breakdown, league, recommend, side_by_side
+from crossbeat.study.plan import LOWER, UPPER, Cell
+from crossbeat.study.process import last_words
+from crossbeat.study.results import write_results
+
+BY = ("phase", "group", "vendor", "centre", "level")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study has come to so far."""
+
+    evidence: Evidence
+
+    @cached_property
+    def league(self) -> pd.DataFrame:
+        """A row an arm, structure and metric."""
+        return league(self.evidence.scores, reference=self.evidence.study.reference)
+
+    @cached_property
+    def breakdowns(self) -> dict[str, pd.DataFrame]:
+        """The same by phase, group, vendor, centre and slice level, where there is more than one of it."""
+        scores = self.evidence.scores
+        return {by: breakdown(scores, by) for by in BY if scores[by].nunique() > 1}
+
+    @cached_property
+    def side_by_side(self) -> pd.DataFrame:
+        """Printed values beside ours."""
+        return side_by_side(self.league, self.evidence.scores, self.evidence.study.published)
+
+    @cached_property
+    def recommendation(self) -> Recommendation:
+        return recommend(self.league, list(self.evidence.study.arms), size=self.evidence.study.size)
+
+    @property
+    def complete(self) -> bool:
+        """Whether both bounds and the arm that the others are tested against have a finished cell."""
+        return {LOWER, UPPER, self.evidence.study.reference} <= set(self.evidence.cells["arm"])
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The page of a study, and what of it fits a terminal."""
+
+    page: Path
+    head: list[str]
+    rows: list[list[str]]
+    sentences: tuple[str, ...]
+
+
+def present(study: StudyFolder) -> Shown:
+    """Write cells.csv and scores.csv, the tables in `results/`, and the page of a study.
+
+    An unfinished study is presented as far as it has come, and the page names what is missing.
+    """
+    result = Result(collect(study))
+    write_evidence(result.evidence, study.path)
+    if result.complete:
+        write_results(result.league, result.breakdowns, study.path / "results")
+    return _show(_view(result, study.path, _arms_of(study), _tested(study), _missing(study)))
+
+
+def present_evidence(evidence: Evidence, folder: Path) -> Shown:
+    """The same from committed evidence alone: no pictures and no learning curves."""
+    result = Result(evidence)
+    if result.complete:
+        write_results(result.league, result.breakdowns, folder)
+    arms = tuple(
+        _arm(evidence, str(name), finished=len(rows), cells=len(rows))
+        for name, rows in evidence.cells.groupby("arm", sort=False)
+    )
+    return _show(_view(result, folder, arms, None, ()))
+
+
+def grow(folder: Path, studies: Sequence[Path]) -> Evidence:
+    """The evidence of a folder with the finished cells of studies put into it; a mixture raises `RunError`."""
+    found = read_evidence(folder) if (folder / "cells.csv").exists() or not studies else None
+    for path in studies:
+        new = collect(StudyFolder(path))
+        found = merge(found, new) if found else new
+    assert found
+    if studies:
+        write_evidence(found, folder)
+    return found
+
+
+def _show(view: StudyView) -> Shown:
+    page = write_study_report(view, Path(view.path))
+    head = ["Arm", "Dice LV", "MYO", "RV", "mean", "95 % interval", "gap closed", "HD95 mean", "seeds"]
+    rows = [_line(arm.name, view.league) for arm in view.arms if len(view.league) and arm.finished]
+    return Shown(page, head, rows, view.recommendation)
+
+
+def _line(arm: str, table: pd.DataFrame) -> list[str]:
+    rows = table[table["arm"] == arm].set_index(["structure", "metric", "unit"])
+
+    def told(key: tuple[str, str, str], column: str, form: str = "{:.3f}") -> str:
+        found = rows[column].get(key)
+        return form.format(found) if found is not None and np.isfinite(found) else "–"
+
+    mean = ("mean", "dice", "")
+    low, high = told(mean, "low"), told(mean, "high")
+    return [
+        arm,
+        *(told((structure, "dice", ""), "mean") for structure in ("LV", "MYO", "RV", "mean")),
+        f"{low} to {high}" if low != "–" else "–",
+        told(mean, "gap_closed", "{:.0%}"),
+        told(("mean", "hd95", "mm"), "mean", "{:.1f} mm"),
+        told(mean, "n_seeds", "{:.0f}"),
+    ]
+
+
+def _view(
+    result: Result,
+    path: Path,
+    arms: tuple[ArmView, ...],
+    tested: Cohort | None,
+    missing: Sequence[tuple[str, str]],
+) -> StudyView:
+    evidence, study = result.evidence, result.evidence.study
+    whole = result.complete
+    nothing = pd.DataFrame()
+    return StudyView(
+        name=study.name,
+        title=study.title or study.name.replace("_", " "),
+        question=study.question,
+        size=study.size,
+        path=str(path),
+        arms=arms,
+        seeds=tuple(sorted(set(evidence.cells["seed"]))),
+        league=result.league if whole else nothing,
+        breakdowns=result.breakdowns if whole else {},
+        scores=evidence.scores,
+        side_by_side=result.side_by_side if whole and study.published else nothing,
+        recommendation=tuple(result.recommendation.sentences) if whole else (),
+        tested=tested,
+        facts=tuple(_facts(evidence)),
+        notes=(*missing, *evidence.remarks),
+        next_command="" if not missing else f"crossbeat study {path / 'study.yaml'} -o {path}",
+    )
+
+
+def _facts(evidence: Evidence) -> list[tuple[str, str]]:
+    cells = evidence.cells
+    names = {
+        "phantom": "Phantom version", "cohort": "Cohort", "code": "Code", "commit": "Commit", "device": "Device",
+        "precision": "Precision", "threads": "Threads a cell",
+    }  # fmt: skip
+    told = [(name, ", ".join(sorted({str(v) for v in cells[c]} - {""}))) for c, name in names.items()]
+    hours = cells["wall_seconds"].sum() / 3600
+    return [(k, v) for k, v in told if v] + [("Training time of all cells", f"{hours:.2f} h")]
+
+
+def _arms_of(study: StudyFolder) -> tuple[ArmView, ...]:
+    evidence = collect(study)
+    views = []
+    for name in study.study.arms:
+        cells = [cell for cell in study.cells if cell.arm == name]
+        done = [cell for cell in cells if state(cell, study.cell(cell)) == "done"]
+        problems = [
+            f"{cell.name}: {last_words(study.log(cell))}"
+            for cell in cells
+            if cell not in done and study.log(cell).exists()
+        ]
+        views.append(
+            _arm(
+                evidence,
+                name,
+                cells=len(cells),
+                finished=len(done),
+                problems=problems,
+                curves=_curves(study.cell(done[0])) if done else {},
+                read=_reader(study, done),
+            )
+        )
+    return tuple(views)
+
+
+def _arm(
+    evidence: Evidence,
+    name: str,
+    *,
+    cells: int,
+    finished: int,
+    problems: Sequence[str] = (),
+    curves: Mapping[str, pd.DataFrame] | None = None,
+    read: Any = None,
+) -> ArmView:
+    rows = evidence.cells[evidence.cells["arm"] == name]
+    spec = evidence.study.arms[name]
+    bound: Literal["lower", "upper", ""] = "lower" if name == LOWER else "upper" if name == UPPER else ""
+    return ArmView(
+        name=name,
+        method=spec.method,
+        summary=spec.about,
+        bound=bound,
+        settings=json.loads(rows["settings"].iloc[0]) if len(rows) else spec.settings,
+        cells=cells,
+        finished=finished,
+        problems=tuple(problems),
+        wall_seconds=float(rows["wall_seconds"].mean()) if len(rows) else float("nan"),
+        peak_memory_mb=float(rows["peak_memory_mb"].max()) if len(rows) else float("nan"),
+        updates=int(rows["updates"].iloc[0]) if len(rows) else 0,
+        curves=curves or {},
+        read_prediction=read,
+    )
+
+
+def _curves(folder: Path) -> dict[str, pd.DataFrame]:
+    """metrics.csv of the stages of a run, in the order in which they were trained."""
+    files = sorted(folder.glob("stages/*/metrics.csv"), key=lambda file: file.stat().st_mtime)
+    return {file.parent.name: pd.read_csv(file) for file in files if file.stat().st_size}
+
+
+def _reader(study: StudyFolder, done: Sequence[Cell]) -> Any:
+    """Reads a scan's label map from the cell of the first seed that tested it."""
+    of_scan = {row.scan: cell for cell in reversed(done) for row in cell.tested}
+    readers = {cell.name: prediction_reader(study.cell(cell), cell.tested) for cell in of_scan.values()}
+
+    def read(row: Row) -> NDArray[np.uint8] | None:
+        cell = of_scan.get(row.scan)
+        return readers[cell.name](row) if cell else None
+
+    return read if done else None
+
+
+def _tested(study: StudyFolder) -> Cohort:
+    scans = {row.scan for cell in study.cells for row in cell.tested}
+    return study.cohort.only(lambda row: row.scan in scans)
+
+
+def _missing(study: StudyFolder) -> list[tuple[str, str]]:
+    """What is not finished, and why where its process said so."""
+    found = []
+    for cell in study.cells:
+        if state(cell, study.cell(cell)) != "done":
+            log = study.log(cell)
+            found.append(
+                (f"{cell.name} is not finished", last_words(log) if log.exists() else "not begun yet")
+            )
+    return found

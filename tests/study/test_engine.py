@@ -1,0 +1,183 @@
+"""Cells as processes: the same every time, resumed after a kill, redone only where something changed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from crossbeat.data.nifti import read_volume
+from crossbeat.errors import RunError, SettingsError
+from crossbeat.study.cell import run_cell, state
+from crossbeat.study.engine import compute, estimate, pending, position
+from crossbeat.study.folder import Means, StudyFolder
+from crossbeat.study.local import Outcome
+from crossbeat.study.plan import LOWER, Study
+
+pytestmark = pytest.mark.slow
+Make = Callable[..., Study]
+
+
+def opened(folder: Path, study: Study, cohort_csv: Path) -> StudyFolder:
+    made = StudyFolder(folder).claim(study)
+    made.open(cohort_csv, Means("cpu", "32"))
+    return made
+
+
+def in_this_process(study: StudyFolder, name: str) -> Path:
+    cell = study.find_cell(name)
+    run_cell(cell, study, study.means)
+    return study.cell(cell)
+
+
+def finish(study: StudyFolder) -> None:
+    for cell in pending(study):
+        run_cell(cell, study, study.means)
+    assert pending(study) == []
+
+
+def same_results(one: Path, other: Path) -> None:
+    """Weights, label maps and scores of two run folders are equal to the last bit."""
+    ours, theirs = (load_file(run / "segmenter" / "weights.safetensors") for run in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    maps = sorted(path.name for path in (one / "predictions").glob("*.nii.gz"))
+    assert maps
+    for name in maps:
+        a, b = (read_volume(run / "predictions" / name)[0] for run in (one, other))
+        assert np.array_equal(a, b)
+    assert (one / "scores.csv").read_text() == (other / "scores.csv").read_text()
+
+
+def problems(outcomes: list[Outcome]) -> dict[str, str]:
+    return {outcome.cell.name: outcome.problem for outcome in outcomes}
+
+
+def test_a_cell_is_the_same_every_time_in_a_process_of_its_own_too(
+    tmp_path: Path, cohort_csv: Path, small_study: Make
+) -> None:
+    study = small_study()
+    first, second = (opened(tmp_path / name, study, cohort_csv) for name in ("a", "b"))
+    here = in_this_process(first, "source_only/seed-0")
+    outcomes = compute(second, [second.find_cell("source_only/seed-0")])
+    assert problems(outcomes) == {"source_only/seed-0": ""}
+    same_results(here, second.cell(second.find_cell("source_only/seed-0")))
+
+
+def test_a_cell_killed_in_its_training_goes_on_and_ends_as_if_nothing_had_been(
+    tmp_path: Path, cohort_csv: Path, small_study: Make
+) -> None:
+    study = small_study(settings={**small_study().settings, "steps": 150})
+    whole, killed = (opened(tmp_path / name, study, cohort_csv) for name in ("whole", "killed"))
+    cell = killed.find_cell("source_only/seed-0")
+    command = [sys.executable, "-m", "crossbeat.study.cell", str(killed.path), cell.name]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    wait_for(lambda: len(list(killed.cell(cell).glob("stages/*/checkpoints/*"))) > 0)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state(cell, killed.cell(cell)) == "begun"
+    in_this_process(killed, cell.name)
+    same_results(killed.cell(cell), in_this_process(whole, cell.name))
+    assert json.loads((killed.cell(cell) / "run.json").read_text())["resumed"]
+
+
+def test_an_engine_that_is_killed_leaves_no_process_behind_and_a_second_call_completes_the_study(
+    tmp_path: Path, cohort_csv: Path, small_study: Make
+) -> None:
+    study = opened(
+        tmp_path / "study", small_study(settings={**small_study().settings, "steps": 150}), cohort_csv
+    )
+    code = (
+        "import sys; from pathlib import Path; from crossbeat.study.folder import StudyFolder\n"
+        "from crossbeat.study.engine import compute, pending\n"
+        "study = StudyFolder(Path(sys.argv[1])); compute(study, pending(study))"
+    )
+    engine = subprocess.Popen([sys.executable, "-c", code, str(study.path)])
+    first = study.cells[0]
+    wait_for(lambda: len(list(study.cell(first).glob("stages/*/checkpoints/*"))) > 0)
+    engine.send_signal(signal.SIGKILL)
+    engine.wait()
+    assert set(problems(compute(study, pending(study))).values()) == {""}
+    assert pending(study) == []
+
+
+def test_a_failed_arm_is_named_and_the_others_go_on(
+    tmp_path: Path, cohort_csv: Path, small_study: Make
+) -> None:
+    greedy = {"greedy": {"settings": {"target_labels": "train", "target_labelled": 99}}}
+    study = opened(tmp_path / "study", small_study(arms=greedy), cohort_csv)
+    told: list[str] = []
+    found = problems(
+        compute(study, pending(study), jobs=2, told=lambda outcome: told.append(outcome.cell.name))
+    )
+    assert "99 labelled target subjects wanted, there are 2" in found.pop("greedy/seed-0")
+    assert found == {"source_only/seed-0": "", "target_supervised/seed-0/fold-0": "", "target_supervised/seed-0/fold-1": ""}  # fmt: skip
+    assert sorted(told) == sorted([*found, "greedy/seed-0"])
+    assert [cell.name for cell in pending(study)] == ["greedy/seed-0"]
+
+
+def test_only_what_changed_is_redone_and_what_was_there_is_kept_aside(
+    tmp_path: Path, cohort_csv: Path, small_study: Make
+) -> None:
+    arms = {"other": {"settings": {"learning_rate": 0.002}}}
+    study = opened(tmp_path / "study", small_study(arms=arms), cohort_csv)
+    finish(study)
+    before = (study.path / "cells" / LOWER / "seed-0" / "run.json").read_text()
+    arms["other"]["settings"]["learning_rate"] = 0.003
+    again = opened(tmp_path / "study", small_study(arms=arms), cohort_csv)
+    assert [cell.name for cell in pending(again)] == ["other/seed-0"]
+    finish(again)
+    assert (study.path / "cells" / LOWER / "seed-0" / "run.json").read_text() == before
+    [aside] = again.earlier.iterdir()
+    assert "learning_rate: 0.002" in (aside / "settings.yaml").read_text()
+
+
+def test_arms_asked_for_are_computed_alone_and_a_misspelt_one_is_refused(
+    tmp_path: Path, cohort_csv: Path, small_study: Make
+) -> None:
+    study = opened(tmp_path / "study", small_study(), cohort_csv)
+    assert [cell.name for cell in pending(study, [LOWER])] == ["source_only/seed-0"]
+    with pytest.raises(SettingsError, match="no arm 'source_onyl'; did you mean 'source_only'"):
+        pending(study, ["source_onyl"])
+
+
+def test_where_a_cell_is_at_work_can_be_told(tmp_path: Path, cohort_csv: Path, small_study: Make) -> None:
+    study = opened(tmp_path / "study", small_study(), cohort_csv)
+    cell = study.find_cell("source_only/seed-0")
+    assert position(study, cell) == "source_only/seed-0"
+    in_this_process(study, cell.name)
+    assert position(study, cell) == "source_only/seed-0 (segmentation, step 6)"
+
+
+def test_what_a_study_would_cost_is_told_and_nothing_is_written(
+    tmp_path: Path, cohort_csv: Path, small_study: Make
+) -> None:
+    study = opened(tmp_path / "study", small_study(), cohort_csv)
+    rows = estimate(study, tmp_path / "nothing")
+    assert [row[:4] for row in rows] == [
+        ["source_only", "segmentation", "1", "6"],
+        ["target_supervised", "segmentation", "2", "6"],
+    ]
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_folder_of_something_else_is_not_taken(tmp_path: Path, small_study: Make) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(RunError, match="holds files, but no study"):
+        StudyFolder(tmp_path).claim(small_study())
+    with pytest.raises(RunError, match=r"is no study \(no study.yaml\)"):
+        assert StudyFolder(tmp_path).cells
+
+
+def wait_for(there: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
