@@ -15,12 +15,21 @@ from crossbeat.report.charts import Chart, curve_chart
 from crossbeat.report.clinical import clinical_parts, volume_curves
 from crossbeat.report.provenance import provenance, settings_text
 from crossbeat.report.run_folder import RunFolder, as_text, read_run, read_training
+from crossbeat.report.study_page import ArmView, StudyView, write_study_report
 from crossbeat.report.summary import write_summary
 from crossbeat.report.tables import blocks, data_table, headline_scores
 from crossbeat.report.trained import Overlap
 from crossbeat.report.writing import write_whole
 
-__all__ = ["ReadPrediction", "headline", "write_report", "write_summary"]
+__all__ = [
+    "ArmView",
+    "ReadPrediction",
+    "StudyView",
+    "headline",
+    "write_report",
+    "write_study_report",
+    "write_summary",
+]
 
 
 def write_report(
