@@ -74,6 +74,22 @@ def run_cell(cell: Cell, study: StudyFolder, means: Means) -> None:
             _evaluate(cell, folder)
 
 
+def at_work(cell: Cell, study: StudyFolder) -> bool:
+    """Whether a process on this computer works on the cell now."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    if not study.lock(cell).exists():
+        return False
+    with study.lock(cell).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def _train(cell: Cell, folder: Path, means: Means) -> None:
     run = Run(
         folder,

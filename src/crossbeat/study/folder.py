@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +94,14 @@ class StudyFolder:
     @property
     def means(self) -> Means:
         return Means(**self._plan["means"])
+
+    @property
+    def command(self) -> str:
+        """What goes on with the study where it stopped."""
+        words = ["crossbeat", "study", str(self.path / "study.yaml")]
+        cohort_csv = Path(os.path.normpath(self.path / str(self._plan["cohort"])))
+        own = cohort_csv == self.path / "phantom" / "cohort.csv"
+        return shlex.join([*words, *([] if own else [str(cohort_csv)]), "-o", str(self.path)])
 
     @cached_property
     def cells(self) -> list[Cell]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from crossbeat.cohort import Cohort, Row
 from crossbeat.data.predictions import prediction_reader
 from crossbeat.report import ArmView, StudyView, write_study_report
-from crossbeat.study.cell import state
+from crossbeat.study.cell import at_work, state
 from crossbeat.study.evidence import Evidence, collect, merge, read_evidence, write_evidence
 from crossbeat.study.folder import StudyFolder
 from crossbeat.study.league import Recommendation, breakdown, league, recommend, side_by_side
@@ -78,7 +79,7 @@ def present(study: StudyFolder) -> Shown:
     write_evidence(result.evidence, study.path)
     if result.complete:
         write_results(result.league, result.breakdowns, study.path / "results")
-    return _show(_view(result, study.path, _arms_of(study), _tested(study), _missing(study)))
+    return _show(_view(result, study.path, _arms_of(study), _tested(study), _next(study)))
 
 
 def present_evidence(evidence: Evidence, folder: Path) -> Shown:
@@ -90,7 +91,7 @@ def present_evidence(evidence: Evidence, folder: Path) -> Shown:
         _arm(evidence, str(name), finished=len(rows), cells=len(rows))
         for name, rows in evidence.cells.groupby("arm", sort=False)
     )
-    return _show(_view(result, folder, arms, None, ()))
+    return _show(_view(result, folder, arms, None))
 
 
 def grow(folder: Path, studies: Sequence[Path]) -> Evidence:
@@ -136,7 +137,7 @@ def _view(
     path: Path,
     arms: tuple[ArmView, ...],
     tested: Cohort | None,
-    missing: Sequence[tuple[str, str]],
+    next_command: str = "",
 ) -> StudyView:
     evidence, study = result.evidence, result.evidence.study
     whole = result.complete
@@ -156,9 +157,17 @@ def _view(
         recommendation=tuple(result.recommendation.sentences) if whole else (),
         tested=tested,
         facts=tuple(_facts(evidence)),
-        notes=(*missing, *evidence.remarks),
-        next_command="" if not missing else f"crossbeat study {path / 'study.yaml'} -o {path}",
+        notes=tuple(evidence.remarks),
+        next_command=next_command,
     )
+
+
+def _next(study: StudyFolder) -> str:
+    """What to run after reading: what is missing, else the viewer on the first cell."""
+    first, *_ = study.cells
+    if any(state(cell, study.cell(cell)) != "done" for cell in study.cells):
+        return study.command
+    return shlex.join(["crossbeat", "view", str(study.cell(first))])
 
 
 def _facts(evidence: Evidence) -> list[tuple[str, str]]:
@@ -181,7 +190,7 @@ def _arms_of(study: StudyFolder) -> tuple[ArmView, ...]:
         problems = [
             f"{cell.name}: {last_words(study.log(cell))}"
             for cell in cells
-            if cell not in done and study.log(cell).exists()
+            if cell not in done and study.log(cell).exists() and not at_work(cell, study)
         ]
         views.append(
             _arm(
@@ -248,15 +257,3 @@ def _reader(study: StudyFolder, done: Sequence[Cell]) -> Any:
 def _tested(study: StudyFolder) -> Cohort:
     scans = {row.scan for cell in study.cells for row in cell.tested}
     return study.cohort.only(lambda row: row.scan in scans)
-
-
-def _missing(study: StudyFolder) -> list[tuple[str, str]]:
-    """What is not finished, and why where its process said so."""
-    found = []
-    for cell in study.cells:
-        if state(cell, study.cell(cell)) != "done":
-            log = study.log(cell)
-            found.append(
-                (f"{cell.name} is not finished", last_words(log) if log.exists() else "not begun yet")
-            )
-    return found
