@@ -1,0 +1,70 @@
+"""Every study file loads, begins with its command, and every arm of it takes a few real steps."""
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer
+
+from crossbeat.cli import app
+from crossbeat.cohort import Cohort
+from crossbeat.methods import METHODS
+from crossbeat.study.demo import demo_study
+from crossbeat.study.plan import LOWER, UPPER, Study, plan
+from crossbeat.training import Run
+
+ROOT = Path(__file__).parents[1]
+STUDIES = sorted((ROOT / "studies").glob("*"))
+SMALL = {"image_size": 32, "spacing_mm": 3.0, "batch_size": 2}
+
+each = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+
+
+@each
+def test_its_first_line_is_the_command_that_runs_it(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    words = shlex.split(first.removeprefix("# "), comments=True)
+    words = words[: words.index("-o") + 2]
+    command = typer.main.get_command(app).commands["study"]  # type: ignore[attr-defined]
+    given = command.make_context("study", words[2:]).params
+    assert given["study_yaml"] == Path("studies") / path.name
+    assert given["out"]
+
+
+@each
+def test_it_says_what_it_asks_and_what_each_arm_is(path: Path) -> None:
+    study = Study.load(path)
+    assert study.title
+    assert study.question.endswith("?")
+    assert all(arm.about for arm in study.arms.values())
+    assert not re.search(r"dice|0\.\d\d", study.question, re.IGNORECASE)
+
+
+@pytest.mark.slow
+@each
+def test_every_arm_takes_a_few_steps(path: Path, hearts: Callable[..., Cohort], tmp_path: Path) -> None:
+    study = Study.load(path, ["size=demo", "folds=2", "seeds=[0]"])
+    made = hearts(4, 12)
+    train = {f"s{i}" for i in range(90, 98)}
+    rows = tuple(replace(row, split="train" if row.subject in train else row.split) for row in made)
+    cells = plan(study, replace(made, rows=rows))
+    assert {cell.arm for cell in cells} == set(study.arms)
+    for cell in {cell.arm: cell for cell in cells}.values():
+        run = Run(tmp_path / cell.arm, device="cpu", progress=False, estimates={})
+        small = {key: value for key, value in SMALL.items() if key in type(cell.settings).model_fields}
+        settings = type(cell.settings).of(cell.settings.model_dump(mode="json") | small)
+        METHODS[cell.method].train(cell.cohort, settings, run)
+        assert run.estimates
+        assert all(estimate.seconds > 0 for estimate in run.estimates.values())
+
+
+def test_the_demonstration_has_every_method_and_both_bounds() -> None:
+    study = demo_study()
+    assert {arm.method for arm in study.arms.values()} == set(METHODS)
+    assert next(iter(study.arms)) == LOWER
+    assert list(study.arms)[-1] == UPPER
+    assert study.size == "demo"
+    assert {study.recipe(name).model_dump().get("network") for name in study.arms} == {"dilated_resunet"}
