@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +62,15 @@ def same_results(one: Path, other: Path) -> None:
     assert (one / "scores.csv").read_bytes() == (other / "scores.csv").read_bytes()
 
 
-def processes_of(study: StudyFolder) -> list[str]:
-    """Command lines of cells of a study that are alive on this computer."""
-    found = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _mine(path)]
-    return [line.decode() for line in found if b"crossbeat.study.cell" in line and bytes(study.path) in line]
-
-
-def _mine(path: Path) -> bool:
-    return os.access(path, os.R_OK) and path.exists()
+def processes_of(study: StudyFolder) -> list[int]:
+    """Numbers of the processes of cells of a study that are alive on this computer."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ended meanwhile
+            words = path.read_bytes().split(b"\0")
+            if b"crossbeat.study.cell" in words and bytes(study.path) in words:
+                found.append(int(path.parent.name))
+    return found
 
 
 def test_a_node_dies_in_the_middle_and_the_study_ends_whole_and_equal_to_the_local_one(
@@ -109,7 +112,7 @@ def test_a_node_dies_in_the_middle_and_the_study_ends_whole_and_equal_to_the_loc
     assert not list(there.path.glob(".nodes-*"))
 
 
-def test_without_an_address_a_ray_is_started_here_and_gone_afterwards_also_when_interrupted(
+def test_a_ray_started_here_is_gone_afterwards_and_a_process_that_was_killed_is_begun_again(
     tmp_path: Path, cohort_csv: Path, small_study: Make
 ) -> None:
     import ray
@@ -122,12 +125,20 @@ def test_without_an_address_a_ray_is_started_here_and_gone_afterwards_also_when_
         if working and list(study.cell(cell).glob("stages/*/checkpoints/*")):
             raise KeyboardInterrupt
 
+    killed: list[int] = []
+
+    def kill(working: Sequence[Cell]) -> None:
+        for process in processes_of(study) if working and not killed else ():
+            os.kill(process, signal.SIGKILL)
+            killed.append(process)
+
     with pytest.raises(KeyboardInterrupt):
         run_on_ray(study, [cell], watch=interrupt)
     assert "stopped by SIGTERM" in study.log(cell).read_text()
     assert processes_of(study) == []
     assert not ray.is_initialized()
-    assert problems(run_on_ray(study, [cell])) == {cell.name: ""}
+    assert problems(run_on_ray(study, [cell], watch=kill)) == {cell.name: ""}
+    assert len(killed) == 1
     assert json.loads((study.cell(cell) / "run.json").read_text())["resumed"]
     assert cell not in pending(study)
     assert not ray.is_initialized()
