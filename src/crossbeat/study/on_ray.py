@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -191,6 +192,7 @@ def _connected(address: str) -> Iterator[Any]:
         _refuse_silence(address)
         started = {}
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # else a Ray started here would report to its makers
+    logging.getLogger("ray").setLevel(logging.ERROR)  # its notices would break into the progress line
     try:
         ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **started)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
