@@ -29,12 +29,16 @@ def study(
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a line of the study file")
     ] = [],  # noqa: B006
     arms: Annotated[str, typer.Option(help="compute these arms only, with commas")] = "",
-    engine: Annotated[str, typer.Option(help="local, or ray (the [ray] extra)")] = "local",
+    engine: Annotated[
+        str, typer.Option(help="local, or ray (needs crossbeat's extra of that name)")
+    ] = "local",
     address: Annotated[
         str, typer.Option(help="of a Ray cluster that is running; else one is started here")
     ] = "",
     jobs: Annotated[int, typer.Option(min=1, help="cells at once, on the local engine")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="of a cell on the CPU; 0 shares out the cores")] = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, help="of a cell on the CPU; 0 shares out the cores, on ray it is 1")
+    ] = 0,
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would cost, and stop")] = False,
     results: Annotated[
@@ -58,7 +62,10 @@ def study(
         raise SettingsError("say which study and where: crossbeat study STUDY.YAML [COHORT.CSV] -o OUT")
     asked = Study.load(study_yaml, changes)
     folder = StudyFolder(out).claim(asked)
-    means = Means(choice(device, "auto", "cpu", "cuda"), threads=threads or shared_threads(jobs))
+    means = Means(
+        choice(device, "auto", "cpu", "cuda"),
+        threads=threads or (1 if engine == "ray" else shared_threads(jobs)),
+    )
     folder.open(cohort_csv or _phantom_of(folder), means)
     if dry_run:
         head = ["Arm", "Stage", "Trainings", "Updates", "Parameters", "Memory", "Time of one"]
