@@ -100,6 +100,12 @@ def test_a_study_ends_in_a_page_its_tables_and_evidence_that_can_be_kept(
         (["study", "FILE", "CSV", "-o", "OUT", "--arms", "source_onyl"], "did you mean 'source_only'"),
         (["study", "FILE", "none.csv", "-o", "OUT"], "none.csv: cannot be read"),
         (["study", "--results", "OUT"], "cells.csv: does not exist"),
+        (["study", "FILE", "--results", "OUT"], "STUDY.YAML does nothing beside --results"),
+        (["study", "FILE", "CSV", "-o", "OUT", "--add", "OUT"], "--add does nothing beside a study file"),
+        (
+            ["study", "FILE", "CSV", "-o", "OUT", "--address", "x"],
+            "--address does nothing beside --engine local",
+        ),
         (["study", "--results", "OUT", "--add", "none"], "none: is no study"),
     ],
 )
@@ -141,4 +147,4 @@ def test_a_dry_run_tells_the_cost_of_each_arm_and_trains_nothing(
     )
     assert code == 0
     assert re.search(r"target_supervised\s.*segmentation\s.*2\s.*6", told)
-    assert not (tmp_path / "out" / "cells").exists()
+    assert not (tmp_path / "out").exists()

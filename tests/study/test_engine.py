@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from crossbeat.data.nifti import read_volume
-from crossbeat.errors import RunError, SettingsError
+from crossbeat.errors import CohortError, RunError, SettingsError
 from crossbeat.study.cell import run_cell, state
 from crossbeat.study.engine import compute, estimate, pending, position
 from crossbeat.study.folder import Means, StudyFolder
@@ -26,9 +27,7 @@ Make = Callable[..., Study]
 
 
 def opened(folder: Path, study: Study, cohort_csv: Path) -> StudyFolder:
-    made = StudyFolder(folder).claim(study)
-    made.open(cohort_csv, Means("cpu", "32"))
-    return made
+    return StudyFolder(folder).open(study, cohort_csv, Means("cpu", "32"))
 
 
 def in_this_process(study: StudyFolder, name: str) -> Path:
@@ -102,8 +101,11 @@ def test_an_engine_that_is_killed_leaves_no_process_behind_and_a_second_call_com
     engine = subprocess.Popen([sys.executable, "-c", code, str(study.path)])
     first = study.cells[0]
     wait_for(lambda: len(list(study.cell(first).glob("stages/*/checkpoints/*"))) > 0)
+    [orphan] = processes_of(study)
     engine.send_signal(signal.SIGKILL)
     engine.wait()
+    wait_for(lambda: orphan not in processes_of(study), seconds=30)
+    assert state(first, study.cell(first)) == "begun"
     assert set(problems(compute(study, pending(study))).values()) == {""}
     assert pending(study) == []
 
@@ -118,7 +120,10 @@ def test_a_failed_arm_is_named_and_the_others_go_on(
         compute(study, pending(study), jobs=2, told=lambda outcome: told.append(outcome.cell.name))
     )
     assert "99 labelled target subjects wanted, there are 2" in found.pop("greedy/seed-0")
-    assert found == {"source_only/seed-0": "", "target_supervised/seed-0/fold-0": "", "target_supervised/seed-0/fold-1": ""}  # fmt: skip
+    assert found == {
+        "source_only/seed-0": "",
+        **{f"target_supervised/seed-0-fold-{i}-of-2": "" for i in (0, 1)},
+    }
     assert sorted(told) == sorted([*found, "greedy/seed-0"])
     assert [cell.name for cell in pending(study)] == ["greedy/seed-0"]
 
@@ -160,20 +165,73 @@ def test_what_a_study_would_cost_is_told_and_nothing_is_written(
     tmp_path: Path, cohort_csv: Path, small_study: Make
 ) -> None:
     study = opened(tmp_path / "study", small_study(), cohort_csv)
-    rows = estimate(study, tmp_path / "nothing")
+    rows = estimate(study.cells, study.means)
     assert [row[:4] for row in rows] == [
         ["source_only", "segmentation", "1", "6"],
         ["target_supervised", "segmentation", "2", "6"],
     ]
-    assert not (tmp_path / "nothing").exists()
+    assert not (study.path / "cells").exists()
+    assert not Path("estimate").exists()
 
 
-def test_a_folder_of_something_else_is_not_taken(tmp_path: Path, small_study: Make) -> None:
+def test_a_folder_of_something_else_is_not_taken(tmp_path: Path, cohort_csv: Path, small_study: Make) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(RunError, match="holds files, but no study"):
-        StudyFolder(tmp_path).claim(small_study())
+        StudyFolder(tmp_path).open(small_study(), cohort_csv, Means())
     with pytest.raises(RunError, match=r"is no study \(no study.yaml\)"):
         assert StudyFolder(tmp_path).cells
+    opened(tmp_path / "study", small_study(), cohort_csv)
+    with pytest.raises(RunError, match="holds the study 'small', not 'other'"):
+        opened(tmp_path / "study", small_study(name="other"), cohort_csv)
+
+
+def test_a_study_that_cannot_be_planned_changes_nothing_that_is_there(
+    tmp_path: Path, cohort_csv: Path, small_study: Make
+) -> None:
+    study = opened(tmp_path / "study", small_study(), cohort_csv)
+    before = {file.name: file.read_text() for file in study.path.iterdir()}
+    with pytest.raises(CohortError, match="no scan is the study's target"):
+        opened(study.path, small_study(target={"sequence": "t2"}), cohort_csv)
+    assert {file.name: file.read_text() for file in study.path.iterdir()} == before
+
+
+def test_two_engines_do_not_compute_one_study(tmp_path: Path, cohort_csv: Path, small_study: Make) -> None:
+    study = opened(tmp_path / "study", small_study(), cohort_csv)
+    with study.engaged(), pytest.raises(RunError, match="another process computes this study now"):
+        compute(study, study.cells)
+
+
+def test_another_method_under_the_same_settings_is_another_training(
+    tmp_path: Path, cohort_csv: Path, small_study: Make
+) -> None:
+    study = opened(tmp_path / "study", small_study(), cohort_csv)
+    cell = study.find_cell("source_only/seed-0")
+    folder = in_this_process(study, cell.name)
+    assert state(cell, folder) == "done"
+    assert state(replace(cell, method="propagation"), folder) == "changed"
+
+
+def test_other_folds_lie_beside_those_that_were_there(
+    tmp_path: Path, cohort_csv: Path, small_study: Make
+) -> None:
+    names = [
+        {c.name for c in opened(tmp_path / "study", small_study(folds=k), cohort_csv).cells} for k in (1, 2)
+    ]
+    assert names[0] - names[1] == {"target_supervised/seed-0"}
+    assert names[1] - names[0] == {f"target_supervised/seed-0-fold-{i}-of-2" for i in (0, 1)}
+
+
+def processes_of(study: StudyFolder) -> list[int]:
+    """Numbers of the processes of the study's cells that are alive."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "crossbeat.study.cell" in words and str(study.path.resolve()) in words:
+            found.append(int(path.parent.name))
+    return found
 
 
 def wait_for(there: Callable[[], bool], seconds: float = 120) -> None:

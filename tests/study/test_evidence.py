@@ -1,5 +1,8 @@
 """Finished cells as two csv files: whole, mergeable, never mixed."""
 
+import json
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import crossbeat
 from crossbeat.errors import FileError, RunError
 from crossbeat.evaluation import read_scores
 from crossbeat.study import code
 from crossbeat.study.cell import run_cell
 from crossbeat.study.evidence import Evidence, collect, merge, read_evidence, refuse_mixture, write_evidence
 from crossbeat.study.folder import Means, StudyFolder
-from crossbeat.study.plan import LOWER, UPPER, Study
+from crossbeat.study.plan import LOWER, UPPER, Study, canonical
 
 
 def evidence(study: Study, seed: int, **changes: Any) -> Evidence:
@@ -24,12 +28,13 @@ def evidence(study: Study, seed: int, **changes: Any) -> Evidence:
         "study": study.name, "method": "supervised", "seed": seed, "fold": 0, "folds": 1, "size": "demo",
         "settings": '{"steps":6}', "cohort": "abc", "phantom": "1", "code": "c0", "commit": "d0", "device": "cpu",
         "precision": "32-true", "threads": 1, "updates": 6, "wall_seconds": 1.5, "peak_memory_mb": 300.0,
-        "finished": "2026-11-20",
+        "finished": f"2026-11-2{seed}", "tested": 1, "nominal": 0,
     }  # fmt: skip
     cells = pd.DataFrame([{"arm": arm} | cell | changes for arm in (LOWER, UPPER)])
     score = {
         "seed": seed, "fold": 0, "subject": "p1", "scan": "p1_lge", "phase": "", "level": "", "structure": "LV",
-        "metric": "dice", "unit": "", "value": 0.5 + seed / 10, "status": "ok", "vendor": "a", "centre": "", "group": "",
+        "metric": "dice", "unit": "", "value": 0.5 + seed / 10, "status": "ok",
+        "vendor": "a", "centre": "", "group": "",
     }  # fmt: skip
     return Evidence(study, cells, pd.DataFrame([{"arm": arm} | score for arm in (LOWER, UPPER)]))
 
@@ -40,7 +45,7 @@ def test_evidence_grows_by_seeds_and_a_cell_that_both_have_is_the_later_ones(
     study = small_study()
     grown = merge(evidence(study, 0), evidence(study, 1))
     assert grown.cells[["arm", "seed"]].values.tolist() == [[LOWER, 0], [LOWER, 1], [UPPER, 0], [UPPER, 1]]
-    again = merge(grown, evidence(study, 1, code="c1"))
+    again = merge(evidence(study, 1, code="c1", finished="2026-11-29"), grown)
     assert len(again.cells) == 4
     assert again.cells.loc[again.cells["seed"] == 1, "code"].tolist() == ["c1", "c1"]
     assert len(again.scores) == 4
@@ -66,7 +71,8 @@ def test_cells_of_different_settings_are_never_mixed(
 
 
 def test_what_is_written_is_read_again(tmp_path: Path, small_study: Callable[..., Study]) -> None:
-    made = merge(evidence(small_study(), 0), evidence(small_study(), 1))
+    settings = canonical(small_study().recipe(LOWER))
+    made = merge(*(evidence(small_study(), seed, settings=settings) for seed in (0, 1)))
     write_evidence(made, tmp_path)
     found = read_evidence(tmp_path)
     assert found.study == made.study
@@ -98,10 +104,53 @@ def test_mixed_files_are_refused_when_read(tmp_path: Path, small_study: Callable
     assert refuse_mixture(made.cells, "alone") is None
 
 
-def test_the_code_hash_is_blind_to_words_and_sees_statements(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_arms_and_seeds_of_both_study_files_are_kept(small_study: Callable[..., Study]) -> None:
+    first = small_study(seeds=[0], arms={"gone": {"settings": {"learning_rate": 0.002}}})
+    mine = evidence(first, 0)
+    mine = replace(mine, cells=pd.concat([mine.cells, mine.cells[:1].assign(arm="gone")], ignore_index=True))
+    grown = merge(mine, evidence(small_study(seeds=[1]), 1))
+    assert list(grown.study.arms) == [LOWER, "gone", UPPER]
+    assert grown.study.seeds == [0, 1]
+    assert grown.cells["arm"].tolist() == [LOWER, LOWER, "gone", UPPER, UPPER]
+
+
+def test_settings_that_a_method_got_since_have_their_defaults_in_earlier_evidence(
+    tmp_path: Path, small_study: Callable[..., Study]
 ) -> None:
-    assert code.code_hash("supervised") == code.code_hash("supervised")
+    whole = canonical(small_study().recipe(LOWER))
+    fewer = json.loads(whole)
+    assert fewer.pop("weight_decay") == 0.01
+    write_evidence(evidence(small_study(), 0, settings=json.dumps(fewer)), tmp_path)
+    assert set(read_evidence(tmp_path).cells["settings"]) == {whole}
+
+
+def test_the_code_hash_sees_every_module_that_a_cell_runs_through() -> None:
+    """What the method, prediction and evaluation import, and what those import, is in the hash."""
+    root = Path(crossbeat.__file__).parent
+    rooms = [root / room for room in (*code._ROOMS, "methods/supervised.py")]
+    blameless = {"errors.py", "__init__.py", "methods/__init__.py"}
+    seen, waiting = set[Path](), [root / "methods/supervised.py", root / "prediction.py", root / "evaluation"]
+    while waiting:
+        place = waiting.pop()
+        for file in [place] if place.suffix else place.rglob("*.py"):
+            if file in seen or str(file.relative_to(root)) in blameless:
+                continue
+            seen.add(file)
+            assert any(file == room or room in file.parents for room in rooms), f"{file} is not in the hash"
+            for name in re.findall(r"^(?:from|import) crossbeat\.([\w.]+)", file.read_text(), re.MULTILINE):
+                module = root / name.replace(".", "/")
+                waiting.append(module if module.is_dir() else module.with_suffix(".py"))
+    assert len(seen) > 40
+
+
+def test_the_code_hash_is_blind_to_words_and_sees_statements(tmp_path: Path) -> None:
+    copied = shutil.copytree(Path(crossbeat.__file__).parent, tmp_path / "crossbeat")
+    before = code.code_hash("supervised", copied)
+    assert before == code.code_hash("supervised")
+    for name, changes in (("viewer/server.py", False), ("losses/segmentation.py", True)):
+        with (copied / name).open("a") as file:
+            file.write("\nx = 1\n")
+        assert (code.code_hash("supervised", copied) != before) == changes
     plain = code._bare("def f(x):\n    return x + 1\n")
     worded = code._bare('"""Words."""\n\n# more\ndef f(x):\n    """Says."""\n    return (x + 1)  # why\n')
     assert worded == plain
@@ -112,8 +161,7 @@ def test_the_code_hash_is_blind_to_words_and_sees_statements(
 def test_the_evidence_of_a_study_holds_every_tested_patient_once_a_seed(
     tmp_path: Path, cohort_csv: Path, small_study: Callable[..., Study]
 ) -> None:
-    study = StudyFolder(tmp_path / "out").claim(small_study())
-    study.open(cohort_csv, Means("cpu", "32"))
+    study = StudyFolder(tmp_path / "out").open(small_study(), cohort_csv, Means("cpu", "32"))
     assert collect(study).cells.empty
     for cell in study.cells:
         run_cell(cell, study, study.means)
@@ -130,4 +178,5 @@ def test_the_evidence_of_a_study_holds_every_tested_patient_once_a_seed(
     slices = whole[(whole["metric"] == "dice") & (whole["structure"] == "MYO") & whole["slice"].notna()]
     for level, rows in slices[slices["subject"] == "s92"].groupby("level"):
         kept = mine.query("subject == 's92' and structure == 'MYO' and metric == 'dice' and level == @level")
+        assert level in ("base", "mid", "apex", "outside")
         assert kept["value"].item() == pytest.approx(np.nanmean(rows["value"].to_numpy(float)))

@@ -40,9 +40,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[ray_cluster.Cluster]:
 
 
 def opened(folder: Path, study: Study, cohort_csv: Path) -> StudyFolder:
-    made = StudyFolder(folder).claim(study)
-    made.open(cohort_csv, Means("cpu", "32"))
-    return made
+    return StudyFolder(folder).open(study, cohort_csv, Means("cpu", "32"))
 
 
 def problems(outcomes: list[Outcome]) -> dict[str, str]:

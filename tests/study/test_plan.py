@@ -41,6 +41,16 @@ def test_both_bounds_are_always_there_the_lower_first_and_the_upper_last() -> No
     assert found.recipe(UPPER).source == found.recipe(UPPER).target == {"sequence": ["lge"]}
 
 
+def test_an_arm_may_say_the_studys_target_again() -> None:
+    found = study(arms={"a": {"settings": {"target": {"sequence": "lge"}, "batch_size": 3}}})
+    assert found.recipe("a").target == {"sequence": ["lge"]}
+
+
+def test_a_target_may_name_a_split() -> None:
+    [cell, *_] = plan(study(target={"sequence": "lge", "split": "test"}, folds=4), cohort())
+    assert cell.tested.subjects == ["t0", "t1", "t2", "t3"]
+
+
 def test_under_methods_all_every_method_has_an_arm() -> None:
     found = study(methods="all")
     assert {arm.method for arm in found.arms.values()} == set(METHODS)
@@ -50,8 +60,8 @@ def test_under_methods_all_every_method_has_an_arm() -> None:
 def test_cells_go_seed_by_seed_and_only_the_upper_bound_is_cross_validated() -> None:
     cells = plan(study(seeds=[0, 7], folds=2), cohort())
     assert [cell.name for cell in cells] == [
-        "source_only/seed-0", "target_supervised/seed-0/fold-0", "target_supervised/seed-0/fold-1",
-        "source_only/seed-7", "target_supervised/seed-7/fold-0", "target_supervised/seed-7/fold-1",
+        "source_only/seed-0", "target_supervised/seed-0-fold-0-of-2", "target_supervised/seed-0-fold-1-of-2",
+        "source_only/seed-7", "target_supervised/seed-7-fold-0-of-2", "target_supervised/seed-7-fold-1-of-2",
     ]  # fmt: skip
 
 
@@ -92,11 +102,14 @@ def test_a_study_written_down_and_read_again_is_the_same(tmp_path: Path) -> None
 
 
 def test_an_arm_may_begin_with_a_recipe_beside_the_study_file(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("batch_size: 3\nlearning_rate: 0.002\n")
+    (tmp_path / "mine.yaml").write_text(
+        "size: full\nsource: {}\ntarget: {}\nbatch_size: 3\nlearning_rate: 0.002\n"
+    )
     values = {**ACROSS, "arms": {"mine": {"recipe": "mine.yaml", "settings": {"batch_size": 4}}}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(values))
     recipe = Study.load(tmp_path / "s.yaml").recipe("mine").model_dump()
     assert (recipe["batch_size"], recipe["learning_rate"]) == (4, 0.002)
+    assert (recipe["size"], recipe["source"]) == ("bench", {"sequence": ["bssfp"]})
 
 
 def test_settings_of_the_study_reach_every_arm_and_an_arm_has_the_last_word() -> None:
@@ -137,6 +150,12 @@ def test_a_study_file_with_a_mistake_is_refused_by_name(changes: dict[str, Any],
         ({"arms": {"a": {"settings": {"steps": 200}}}}, "unequally often .*a 200.*equal_updates: false"),
         ({"arms": {LOWER: {"settings": {"target_labels": "train"}}}}, "sees no target label"),
         ({"arms": {UPPER: {}}}, "needs target_labels: train"),
+        (
+            {"arms": {LOWER: {"settings": {"source": {"vendor": "a"}}}}},
+            "arm source_only: source is the study's",
+        ),
+        ({"arms": {"a": {}}}, "arms source_only and a have the same method and settings"),
+        ({"folds": 5}, "5 folds of 4 tested patients .*--set folds=4"),
     ],
 )
 def test_an_arm_with_a_mistake_is_refused_before_anything_is_trained(

@@ -111,6 +111,14 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def refuse_unused(beside: str, **given: object) -> None:
+    """Refuse options and arguments that would do nothing beside another one: the first that was given."""
+    for name, value in given.items():
+        if value:
+            word = name.replace("_", ".") if name.isupper() else f"--{name}"
+            raise SettingsError(f"{word} does nothing beside {beside}; leave it away")
+
+
 def choice(word: str, *allowed: str) -> Any:
     """The word, if it is one of those allowed; else `SettingsError`."""
     if word not in allowed:

@@ -26,32 +26,18 @@ def phantom(
 ) -> None:
     """Make synthetic scans of beating hearts, with their exact labels, volumes and motion."""
     from crossbeat import console
-    from crossbeat.cohort import assign_splits, write_cohort
     from crossbeat.data.nifti import write_volume
-    from crossbeat.synthetic import is_made, make_cohort, note_made
+    from crossbeat.synthetic import Hearts, make_once
 
-    hearts = {"subjects": subjects, "sequences": words(sequences), "vendors": words(vendors)}
-    asked = {**hearts, "cine": cine, "test": test, "seed": seed}
-    if is_made(out, asked, overwrite=overwrite):
-        made = cohort_at(out / "cohort.csv")
+    hearts = Hearts(subjects, words(sequences), words(vendors), cine, test, seed)
+    remedy = "choose another folder, or add --overwrite"
+    with console.bar("making phantoms", subjects) as step:
+        new = make_once(
+            out, hearts, write=write_volume, remedy=remedy, overwrite=overwrite, jobs=jobs, progress=step
+        )
+    if not new:
         console.say(f"found as made before: {out}")
-    else:
-        with console.bar("making phantoms", subjects) as step:
-            made = make_cohort(
-                out,
-                subjects=subjects,
-                sequences=words(sequences),
-                vendors=words(vendors),
-                cine=cine,
-                seed=seed,
-                jobs=jobs,
-                write=write_volume,
-                progress=lambda done, total: step(),
-            )
-        if test:
-            made = assign_splits(made, test=test, stratify=["group"], seed=seed)
-            write_cohort(made, out / "cohort.csv")
-        note_made(out, asked)
+    made = cohort_at(out / "cohort.csv")
     console.say(f"{len(made)} scans of {subjects} subjects: {out / 'cohort.csv'}\n{split_sizes(made)}")
     console.then("crossbeat", "train", "supervised", out / "cohort.csv", "-o", "runs/first")
 

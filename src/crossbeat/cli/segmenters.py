@@ -128,13 +128,16 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a trained run")],
     format_name: Annotated[str, typer.Option("--format", help="onnx, torchscript, pt2 or monai")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="folder to make")],
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="leave out which scans it was trained on")
+    ] = False,
 ) -> None:
     """Write a run's network for use without crossbeat, and check what was written."""
     from crossbeat import console
     from crossbeat.export import export_segmenter
     from crossbeat.segmenter import load_segmenter
 
-    made = export_segmenter(load_segmenter(run / "segmenter"), format_name, out)
+    made = export_segmenter(load_segmenter(run / "segmenter"), format_name, out, anonymous=anonymous)
     console.say(f"largest difference of a probability: {made.largest_difference:.2g}\nmodel: {made.file}")
     console.warn(made.privacy)
     console.then(f"read {made.guide} on how to run it")

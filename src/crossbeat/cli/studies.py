@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crossbeat.cli.options import Device, app, choice, words
+from crossbeat.cli.options import Device, app, choice, cohort_at, refuse_unused, words
 from crossbeat.errors import SettingsError
 
 if TYPE_CHECKING:
+    from crossbeat.study.engine import Engine
     from crossbeat.study.folder import StudyFolder
+    from crossbeat.study.plan import Study
 
 
 @app.command()
@@ -37,9 +39,11 @@ def study(
     ] = "",
     jobs: Annotated[int, typer.Option(min=1, help="cells at once, on the local engine")] = 1,
     threads: Annotated[
-        int, typer.Option(min=0, help="of a cell on the CPU; 0 shares out the cores, on ray it is 1")
+        int,
+        typer.Option(min=0, help="of a cell on the CPU; 0: as before, else the cores shared out, 1 on ray"),
     ] = 0,
     device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto, 32, bf16 or 16; the same for all cells")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would cost, and stop")] = False,
     results: Annotated[
         Path | None, typer.Option("--results", metavar="FOLDER", help="render the evidence of this folder")
@@ -51,28 +55,35 @@ def study(
 ) -> None:
     """Train every arm of a study on the same patients and put it into one table; a second call goes on."""
     from crossbeat import console
-    from crossbeat.study.engine import ENGINES, estimate
-    from crossbeat.study.folder import Means, StudyFolder, shared_threads
-    from crossbeat.study.plan import Study
+    from crossbeat.study.engine import ENGINES, estimate, settled
+    from crossbeat.study.folder import Means, StudyFolder
+    from crossbeat.study.plan import Study, plan
 
     if results is not None:
+        refuse_unused(
+            "--results", STUDY_YAML=study_yaml, COHORT_CSV=cohort_csv, out=out, arms=arms, set=changes
+        )
         _render(results, add)
         return
+    refuse_unused("a study file", add=add)
     if study_yaml is None or out is None:
         raise SettingsError("say which study and where: crossbeat study STUDY.YAML [COHORT.CSV] -o OUT")
-    asked = Study.load(study_yaml, changes)
-    folder = StudyFolder(out).claim(asked)
+    where = choice(engine, *ENGINES)
+    refuse_unused(f"--engine {where}", **({"jobs": jobs > 1} if where == "ray" else {"address": address}))
+    asked, folder = Study.load(study_yaml, changes), StudyFolder(out)
+    folder.refuse_foreign(asked)
+    cohort_csv = cohort_csv or _phantom_of(asked, folder)
     means = Means(
         choice(device, "auto", "cpu", "cuda"),
-        threads=threads or (1 if engine == "ray" else shared_threads(jobs)),
+        choice(precision, "auto", "32", "bf16", "16"),
+        threads or folder.threads(1 if where == "ray" else jobs, shared=where == "local"),
     )
-    folder.open(cohort_csv or _phantom_of(folder), means)
     if dry_run:
         head = ["Arm", "Stage", "Trainings", "Updates", "Parameters", "Memory", "Time of one"]
-        console.table("", head, estimate(folder, out / "cells" / "estimate"))
+        console.table("", head, estimate(plan(asked, cohort_at(cohort_csv)), means))
         console.then("the same command without --dry-run")
         return
-    _compute(folder, words(arms), choice(engine, *ENGINES), address, jobs)
+    _compute(folder.open(asked, cohort_csv, settled(means)), words(arms), where, address, jobs)
 
 
 @app.command()
@@ -82,34 +93,39 @@ def demo(
 ) -> None:
     """Every method on synthetic scans, scored side by side, in minutes on a CPU."""
     from crossbeat.study.demo import demo_study
-    from crossbeat.study.folder import Means, StudyFolder, shared_threads
+    from crossbeat.study.engine import settled
+    from crossbeat.study.folder import Means, StudyFolder
 
-    folder = StudyFolder(out).claim(demo_study())
-    folder.open(_phantom_of(folder), Means("cpu", threads=shared_threads(jobs)))
-    _compute(folder, [], "local", "", jobs)
+    asked, folder = demo_study(), StudyFolder(out)
+    folder.refuse_foreign(asked)
+    means = settled(Means("cpu", threads=folder.threads(jobs)))
+    _compute(folder.open(asked, _phantom_of(asked, folder), means), [], "local", "", jobs)
 
 
-def _phantom_of(folder: StudyFolder) -> Path:
+def _phantom_of(asked: Study, folder: StudyFolder) -> Path:
     from crossbeat import console
+    from crossbeat.study.folder import PHANTOM
     from crossbeat.study.phantom import make_phantom
 
-    spec = folder.study.phantom
-    with console.bar("making phantoms", spec.subjects) as step:
-        return make_phantom(spec, folder.path / "phantom", progress=step)
+    with console.bar("making phantoms", asked.phantom.subjects) as step:
+        return make_phantom(asked.phantom, folder.path / PHANTOM, progress=step)
 
 
-def _compute(folder: StudyFolder, arms: list[str], engine: str, address: str, jobs: int) -> None:
+def _compute(folder: StudyFolder, arms: list[str], engine: Engine, address: str, jobs: int) -> None:
     from crossbeat import console
-    from crossbeat.study.engine import compute, pending, position
+    from crossbeat.study.engine import changed, compute, pending, position
     from crossbeat.study.present import present
 
-    cells = pending(folder, arms)
+    cells, replaced = pending(folder, arms), changed(folder)
     console.say(f"{len(folder.cells)} cells, {len(folder.cells) - len(pending(folder))} finished before")
+    if replaced:
+        names = ", ".join(cell.name for cell in replaced)
+        console.warn(f"{names}: trained before with other settings or scans; that goes to {folder.earlier}")
     with console.watch("training", len(cells)) as (done, now):
         outcomes = compute(
             folder,
             cells,
-            engine=choice(engine, "local", "ray"),
+            engine=engine,
             address=address,
             jobs=jobs,
             told=lambda outcome: done(f"{outcome.cell.name}: {outcome.problem or 'finished'}"),

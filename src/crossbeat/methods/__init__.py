@@ -45,9 +45,10 @@ class Method:
     ) -> Segmenter:
         """Open the run's folder, train, leave the segmenter and the facts of its training there.
 
-        Settings or a cohort that cannot be trained on leave no folder behind. `further` facts go into run.json.
+        Settings or a cohort that cannot be trained on leave no folder behind. `further` facts stand in run.json from
+        the start, and those of the first start stay on resuming.
         """
-        run.open(settings.model_dump(mode="json"), cohort, command)
+        run.open(settings.model_dump(mode="json"), cohort, command, method=self.name, **further)
         try:
             segmenter = self.train(cohort, settings, run)
         except CrossbeatError:
@@ -56,7 +57,7 @@ class Method:
         if run.writes:
             segmenter.save(run.folder / "segmenter")
             facts = {key: segmenter.provenance[key] for key in ("trained_on", "chosen")}
-            run.close(method=self.name, size=settings.size, select=settings.select, **facts, **further)
+            run.close(method=self.name, size=settings.size, select=settings.select, **facts)
         return segmenter
 
 

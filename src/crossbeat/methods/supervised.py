@@ -41,7 +41,6 @@ class Settings(Recipe):
             "batch_size": 8,
             "steps": 1200,
             "steps_per_round": 200,
-            "augmentation": "random_contrast",
         },
     }
 

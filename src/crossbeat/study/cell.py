@@ -9,8 +9,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +23,7 @@ from crossbeat.prediction import predict_cohort
 from crossbeat.report import write_summary
 from crossbeat.segmenter import find_device, load_segmenter
 from crossbeat.study.code import code_hash
-from crossbeat.study.folder import Means, StudyFolder
+from crossbeat.study.folder import Means, StudyFolder, locked
 from crossbeat.study.plan import Cell, canonical
 from crossbeat.training import Run
 
@@ -37,6 +35,8 @@ def state(cell: Cell, folder: Path) -> State:
     if not (folder / "run.json").exists():
         return "new"
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    if facts.get("method", cell.method) != cell.method:
+        return "changed"
     if not _same_settings(cell, folder) or (facts["seed"], facts["cohort_hash"]) != (
         cell.seed,
         cell.cohort.hash(),
@@ -64,7 +64,7 @@ def run_cell(cell: Cell, study: StudyFolder, means: Means) -> None:
     one cell: the second waits. A scan that cannot be predicted raises `RunError`.
     """
     torch.set_num_threads(means.threads)
-    with _alone(study.lock(cell)):
+    with locked(study.lock(cell), wait=True):
         folder = make_room(cell, study)
         now = state(cell, folder)
         if now in ("new", "begun"):
@@ -75,19 +75,11 @@ def run_cell(cell: Cell, study: StudyFolder, means: Means) -> None:
 
 
 def at_work(cell: Cell, study: StudyFolder) -> bool:
-    """Whether a process on this computer works on the cell now."""
-    try:
-        import fcntl
-    except ImportError:
-        return False
+    """Whether a process works on the cell now."""
     if not study.lock(cell).exists():
         return False
-    with study.lock(cell).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    with locked(study.lock(cell), wait=False) as free:
+        return not free
 
 
 def _train(cell: Cell, folder: Path, means: Means) -> None:
@@ -130,20 +122,6 @@ def _same_settings(cell: Cell, folder: Path) -> bool:
         return canonical(type(cell.settings).of(stored)) == canonical(cell.settings)
     except (OSError, yaml.YAMLError, SettingsError, AttributeError):
         return False
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a cell's lock; where the system has none (Windows) there is one engine at a time anyway."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _end_with(parent: int) -> None:

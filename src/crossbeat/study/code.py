@@ -13,13 +13,17 @@ import crossbeat
 _ROOMS: Final = (
     *("labels.py", "geometry.py", "case.py", "cohort.py", "data", "prepare", "networks", "losses"),
     *("training", "segmenter.py", "prediction.py", "metrics", "evaluation", "methods/recipe.py"),
+    *("methods/validation.py", "study/cell.py", "study/plan.py"),
 )
 """What a cell of any method runs through; the phantom has a version of its own."""
 
 
-def code_hash(method: str) -> str:
-    """12 characters that change when code changes through which a cell of this method gets its numbers."""
-    root = Path(crossbeat.__file__).parent
+def code_hash(method: str, package: Path | None = None) -> str:
+    """12 characters that change when code changes through which a cell of this method gets its numbers.
+
+    `package` is the folder of the sources; of those that run, where none is given.
+    """
+    root = package or Path(crossbeat.__file__).parent
     digest = hashlib.sha256()
     for room in (*_ROOMS, f"methods/{method}"):
         for file in _sources(root / room):

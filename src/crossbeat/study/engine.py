@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from crossbeat.errors import SettingsError, did_you_mean
 from crossbeat.methods import METHODS
 from crossbeat.study.cell import state
-from crossbeat.study.folder import StudyFolder
+from crossbeat.study.folder import Means, Precision, StudyFolder
 from crossbeat.study.local import Outcome, Told, run_locally
 from crossbeat.study.plan import Cell
 from crossbeat.training import Run
@@ -42,12 +43,21 @@ def compute(
     told: Told = lambda outcome: None,
     watch: Callable[[Sequence[Cell]], None] = lambda cells: None,
 ) -> list[Outcome]:
-    """Compute cells on an engine; what became of each. A cell that fails costs the others nothing."""
-    if engine == "ray":
-        from crossbeat.study.on_ray import run_on_ray
+    """Compute cells on an engine; what became of each. A cell that fails costs the others nothing.
 
-        return run_on_ray(study, cells, address=address, told=told, watch=watch)
-    return run_locally(study, cells, jobs=jobs, told=told, watch=watch)
+    A study that another engine computes now raises `RunError`.
+    """
+    with study.engaged():
+        if engine == "ray":
+            from crossbeat.study.on_ray import run_on_ray
+
+            return run_on_ray(study, cells, address=address, told=told, watch=watch)
+        return run_locally(study, cells, jobs=jobs, told=told, watch=watch)
+
+
+def changed(study: StudyFolder) -> list[Cell]:
+    """Cells in whose folder lies another training than the study asks for now; it will be put aside."""
+    return [cell for cell in study.cells if state(cell, study.cell(cell)) == "changed"]
 
 
 def position(study: StudyFolder, cell: Cell) -> str:
@@ -59,15 +69,21 @@ def position(study: StudyFolder, cell: Cell) -> str:
     return f"{cell.name} ({files[-1].parent.name}{f', step {step}' if step else ''})"
 
 
-def estimate(study: StudyFolder, folder: Path) -> list[list[str]]:
+def settled(means: Means) -> Means:
+    """The same with the precision that `auto` means on this computer; what cannot be honoured is refused."""
+    found = Run(Path(), device=means.device, precision=means.precision).lightning_precision
+    return replace(means, precision=cast(Precision, found.partition("-")[0]))
+
+
+def estimate(cells: Sequence[Cell], means: Means) -> list[list[str]]:
     """What each arm would cost, from a few real steps of its first cell: a line a stage. Nothing is written."""
     rows = []
-    for name in study.study.arms:
-        cells = [cell for cell in study.cells if cell.arm == name]
-        run = Run(folder, seed=cells[0].seed, device=study.means.device, estimates={}, progress=False)
-        METHODS[cells[0].method].train(cells[0].cohort, cells[0].settings, run)
+    for name in dict.fromkeys(cell.arm for cell in cells):
+        mine = [cell for cell in cells if cell.arm == name]
+        run = Run(Path("estimate"), seed=mine[0].seed, device=means.device, estimates={}, progress=False)
+        METHODS[mine[0].method].train(mine[0].cohort, mine[0].settings, run)
         for stage, found in (run.estimates or {}).items():
-            rows.append([name, stage, str(len(cells)), *found.told()])
+            rows.append([name, stage, str(len(mine)), *found.told()])
     return rows
 
 

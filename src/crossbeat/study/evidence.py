@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,29 +11,20 @@ from typing import Any, Final
 import pandas as pd
 import yaml
 
-from crossbeat.errors import FileError, RunError
+from crossbeat.errors import FileError, RunError, SettingsError
 from crossbeat.evaluation import read_scores
+from crossbeat.methods import METHODS
+from crossbeat.report.writing import write_whole
 from crossbeat.study.cell import state
 from crossbeat.study.folder import StudyFolder
-from crossbeat.study.plan import Cell, Study, canonical, phantom_version
+from crossbeat.study.plan import UPPER, Cell, Study, canonical, phantom_version
 
 CELL_COLUMNS: Final = (
-    *(
-        "study",
-        "arm",
-        "method",
-        "seed",
-        "fold",
-        "folds",
-        "size",
-        "settings",
-        "cohort",
-        "phantom",
-        "code",
-        "commit",
-    ),
-    *("device", "precision", "threads", "updates", "wall_seconds", "peak_memory_mb", "finished"),
+    *("study", "arm", "method", "seed", "fold", "folds", "size", "settings", "cohort", "phantom", "code"),
+    *("commit", "device", "precision", "threads", "updates", "wall_seconds", "peak_memory_mb", "finished"),
+    *("tested", "nominal"),
 )
+"""`tested` counts the scans that the cell was scored on, `nominal` those of them whose spacing is a stand-in."""
 SCORE_COLUMNS: Final = (
     *("arm", "seed", "fold", "subject", "scan", "phase", "level", "structure", "metric", "unit", "value"),
     *("status", "vendor", "centre", "group"),
@@ -41,7 +32,7 @@ SCORE_COLUMNS: Final = (
 KEPT_METRICS: Final = ("dice", "hd", "hd95", "assd")
 """Of whole volumes. Of slices only Dice is kept, as the mean over those of a level."""
 
-_WHOLE: Final = ("seed", "fold", "folds", "threads", "updates")
+_WHOLE: Final = ("seed", "fold", "folds", "threads", "updates", "tested", "nominal")
 _NUMBERS: Final = ("wall_seconds", "peak_memory_mb", "value")
 _KEY: Final = ["arm", "seed", "fold"]
 
@@ -70,14 +61,16 @@ class Evidence:
 
 _SHOULD_AGREE: Final = {
     "code": "Cells come from different states of the code",
+    "threads": "Cells were computed with different numbers of threads",
     "precision": "Cells were computed in different precision",
     "device": "Cells come from different devices",
 }
 
 
-def collect(study: StudyFolder) -> Evidence:
-    """The evidence of all finished cells of a study; an unfinished study gives what it has."""
-    done = [cell for cell in study.cells if state(cell, study.cell(cell)) == "done"]
+def collect(study: StudyFolder, done: Sequence[Cell] | None = None) -> Evidence:
+    """The evidence of the finished cells of a study, which are looked for unless given; it may be unfinished."""
+    if done is None:
+        done = [cell for cell in study.cells if state(cell, study.cell(cell)) == "done"]
     base = {
         "study": study.study.name,
         "cohort": study.cohort.hash(),
@@ -93,11 +86,11 @@ def write_evidence(evidence: Evidence, folder: Path) -> None:
     """Write study.yaml, scores.csv and cells.csv, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     described = yaml.safe_dump(evidence.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    _write(folder / "study.yaml", described)
-    _write(
+    write_whole(folder / "study.yaml", described)
+    write_whole(
         folder / "scores.csv", evidence.scores.to_csv(index=False, float_format="%.7g", lineterminator="\n")
     )
-    _write(folder / "cells.csv", evidence.cells.to_csv(index=False, lineterminator="\n"))
+    write_whole(folder / "cells.csv", evidence.cells.to_csv(index=False, lineterminator="\n"))
 
 
 def read_evidence(folder: Path) -> Evidence:
@@ -106,36 +99,41 @@ def read_evidence(folder: Path) -> Evidence:
         raise FileError(
             folder / "cells.csv", "does not exist; `crossbeat study --results FOLDER --add OUT` makes it"
         )
-    found = Evidence(
-        Study.load(folder / "study.yaml"),
-        _read(folder / "cells.csv", CELL_COLUMNS),
-        _read(folder / "scores.csv", SCORE_COLUMNS),
-    )
-    refuse_mixture(found.cells, str(folder))
-    return found
+    cells = _read(folder / "cells.csv", CELL_COLUMNS)
+    cells["settings"] = [_of_today(*pair) for pair in zip(cells["method"], cells["settings"], strict=True)]
+    refuse_mixture(cells, str(folder))
+    scores = _read(folder / "scores.csv", SCORE_COLUMNS)
+    return Evidence(Study.load(folder / "study.yaml"), cells, scores)
 
 
 def merge(earlier: Evidence, later: Evidence) -> Evidence:
-    """Both together; a cell that both have is the later one's. A mixture raises `RunError`.
+    """Both together; of a cell that both have the one that finished last. A mixture raises `RunError`.
 
-    The study file is the later one's: it may have gained arms and seeds.
+    Arms and seeds are those of both study files; what else they say is the later one's.
     """
-    again = {tuple(row) for row in later.cells[_KEY].itertuples(index=False)}
-
-    def kept(table: pd.DataFrame) -> pd.DataFrame:
-        return table[[tuple(row) not in again for row in table[_KEY].itertuples(index=False)]]
-
-    cells = pd.concat([kept(earlier.cells), later.cells], ignore_index=True)
-    scores = pd.concat([kept(earlier.scores), later.scores], ignore_index=True)
+    parts = (earlier, later)
+    cells = pd.concat([part.cells.assign(part=i) for i, part in enumerate(parts)], ignore_index=True)
     refuse_mixture(cells, later.study.name)
-    order = {name: i for i, name in enumerate(later.study.arms)}
+    newest = cells.sort_values(["finished", "part"], kind="stable").drop_duplicates(_KEY, keep="last")
+    scores = pd.concat([part.scores.assign(part=i) for i, part in enumerate(parts)], ignore_index=True)
+    scores = scores.merge(newest[[*_KEY, "part"]], on=[*_KEY, "part"])
+    study = _together(earlier.study, later.study)
+    order = {name: i for i, name in enumerate(study.arms)}
 
     def in_order(table: pd.DataFrame) -> pd.DataFrame:
         """By arm as the study file has them, then by seed and fold."""
-        ranked = table.assign(arm=table["arm"].map(lambda name: order.get(name, len(order))))
-        return table.loc[ranked.sort_values(_KEY, kind="stable").index].reset_index(drop=True)
+        ranked = table.assign(arm=table["arm"].map(order)).sort_values(_KEY, kind="stable")
+        return table.loc[ranked.index].drop(columns="part").reset_index(drop=True)
 
-    return Evidence(later.study, in_order(cells), in_order(scores))
+    return Evidence(study, in_order(newest), in_order(scores))
+
+
+def _together(earlier: Study, later: Study) -> Study:
+    """The later study file with the arms and seeds of both, the upper bound last."""
+    arms = {**earlier.arms, **later.arms}
+    arms = {name: arm for name, arm in arms.items() if name != UPPER} | {UPPER: arms[UPPER]}
+    seeds = sorted({*earlier.seeds, *later.seeds})
+    return later.model_copy(update={"arms": arms, "seeds": seeds})
 
 
 def refuse_mixture(cells: pd.DataFrame, name: str) -> None:
@@ -160,6 +158,14 @@ def refuse_mixture(cells: pd.DataFrame, name: str) -> None:
             )
 
 
+def _of_today(method: str, settings: str) -> str:
+    """A cell's settings with today's defaults for what its method could not say then."""
+    try:
+        return canonical(METHODS[method].settings.of(json.loads(settings)))
+    except (KeyError, SettingsError):
+        return settings
+
+
 def _facts(cell: Cell, folder: Path) -> dict[str, Any]:
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     changed = "+" if run.get("git_changed") else ""
@@ -180,6 +186,8 @@ def _facts(cell: Cell, folder: Path) -> dict[str, Any]:
         "wall_seconds": run["wall_seconds"],
         "peak_memory_mb": run.get("peak_memory_mb", float("nan")),
         "finished": run["finished"],
+        "tested": len(cell.tested),
+        "nominal": len(cell.tested.where(spacing_source="nominal")),
     }
 
 
@@ -217,9 +225,3 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     except ValueError as error:
         raise FileError(path, f"column {column!r} holds what is no number ({error})") from None
     return table
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

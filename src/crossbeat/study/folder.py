@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import yaml
 
 from crossbeat.cohort import Cohort, read_cohort
 from crossbeat.data import reader
 from crossbeat.errors import RunError, did_you_mean
+from crossbeat.report.writing import write_whole
 from crossbeat.study.plan import Cell, Study, plan
+
+PHANTOM: Final = "phantom"
+"""Folder of the synthetic cohort, where the study made one."""
+
+
+Precision = Literal["auto", "32", "bf16", "16"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,8 @@ class Means:
     """What a cell computes with; it changes how long a cell takes, and hardly what comes out."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    precision: Precision = "auto"
+    """Settled when the study is opened, so that it is the same on all nodes of a cluster."""
     threads: int = 1
     """Of a cell on the CPU. The last digits of a result depend on it, so it is the same for all cells."""
 
@@ -51,26 +61,42 @@ class StudyFolder:
         """Held by the process that works on the cell."""
         return self.path / "locks" / cell.name.replace("/", "_")
 
-    def claim(self, study: Study) -> StudyFolder:
-        """Take the folder for a study and write the study down; what is computed there already stays.
+    def refuse_foreign(self, study: Study) -> None:
+        """Raise `RunError` where the folder holds something else, or a study of another name."""
+        if not self.path.exists():
+            return
+        if not (self.path / "study.yaml").exists():
+            if {file.name for file in self.path.iterdir()} - {PHANTOM}:
+                raise RunError(f"{self.path}: holds files, but no study; choose another folder with -o")
+        elif (there := StudyFolder(self.path).study.name) != study.name:
+            raise RunError(
+                f"{self.path}: holds the study {there!r}, not {study.name!r}; choose another folder with -o"
+            )
 
-        A folder that holds something else raises `RunError`.
+    def open(self, study: Study, cohort_csv: Path, means: Means) -> StudyFolder:
+        """Write down what is to be computed, on which cohort and with what; the folder as it stands then.
+
+        A study that cannot be planned on the cohort is refused before anything is written. Cells whose settings stay
+        the same stand as they are.
         """
-        if self.path.exists() and any(self.path.iterdir()) and not (self.path / "study.yaml").exists():
-            raise RunError(f"{self.path}: holds files, but no study; choose another folder with -o")
+        self.refuse_foreign(study)
+        plan(study, read_cohort(cohort_csv, reader))
         self.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        _write(self.path / "study.yaml", text)
-        return self
-
-    def open(self, cohort_csv: Path, means: Means) -> None:
-        """Say what it runs on and with, over what an earlier call said; a plan that cannot be made is refused now.
-
-        Cells whose settings stay the same stand as they are.
-        """
         facts = {"cohort": os.path.relpath(cohort_csv.resolve(), self.path.resolve()), "means": asdict(means)}
-        _write(self.path / "plan.json", json.dumps(facts, indent=2) + "\n")
-        assert self.cells
+        write_whole(self.path / "study.yaml", text)
+        write_whole(self.path / "plan.json", json.dumps(facts, indent=2) + "\n")
+        return StudyFolder(self.path)
+
+    @contextmanager
+    def engaged(self) -> Iterator[None]:
+        """Hold the folder for one engine; `RunError` where another computes there now."""
+        with locked(self.path / "locks" / "engine", wait=False) as free:
+            if not free:
+                raise RunError(
+                    f"{self.path}: another process computes this study now; wait for it, or stop it"
+                )
+            yield
 
     @property
     def there(self) -> bool:
@@ -79,7 +105,7 @@ class StudyFolder:
 
     @cached_property
     def study(self) -> Study:
-        """The study that claimed the folder, its recipes and bounds written out."""
+        """The study of the folder, its recipes and bounds written out."""
         if not (self.path / "study.yaml").exists():
             raise RunError(
                 f"{self.path}: is no study (no study.yaml); `crossbeat study STUDY.yaml -o OUT` makes one"
@@ -95,12 +121,18 @@ class StudyFolder:
     def means(self) -> Means:
         return Means(**self._plan["means"])
 
+    def threads(self, jobs: int, *, shared: bool = True) -> int:
+        """Threads of a cell that nobody set: those the study began with, else the cores shared out, or one."""
+        if self.there:
+            return self.means.threads
+        return max(1, (os.cpu_count() or 1) // jobs) if shared else 1
+
     @property
     def command(self) -> str:
         """What goes on with the study where it stopped."""
         words = ["crossbeat", "study", str(self.path / "study.yaml")]
         cohort_csv = Path(os.path.normpath(self.path / str(self._plan["cohort"])))
-        own = cohort_csv == self.path / "phantom" / "cohort.csv"
+        own = cohort_csv == self.path / PHANTOM / "cohort.csv"
         return shlex.join([*words, *([] if own else [str(cohort_csv)]), "-o", str(self.path)])
 
     @cached_property
@@ -127,12 +159,22 @@ class StudyFolder:
         return found
 
 
-def shared_threads(jobs: int) -> int:
-    """Threads of a cell where so many work at once: the cores of this computer, shared out."""
-    return max(1, (os.cpu_count() or 1) // jobs)
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a lock file; whether it could be had, where one does not `wait`.
 
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    Where the system has no such locks (Windows) it always can: there a study is for one engine at a time to keep.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

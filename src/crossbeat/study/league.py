@@ -80,7 +80,8 @@ def league(
     of distances too, where less is better. nan throughout a structure whose upper bound does not lie on the
     better side of the lower one with its whole interval.
 
-    `rank` orders the arms between the bounds by their mean, 1 the best (0 for a bound). `to_best` (arm - best) and
+    `rank` orders the arms between the bounds by their mean over what all of them have, 1 the best (0 for a bound, and
+    for all where they share nothing). `to_best` (arm - best) and
     its interval compare an arm with that best one as with the reference; `p_best` is corrected by Holm's rule for the
     arms so compared.
 
@@ -193,9 +194,9 @@ def _compare(rows: pd.DataFrame, arms: Sequence[str], how: _How) -> list[dict[st
         line |= _difference(arena, arm, how)
         line |= _gap(arena, arm, how) if bounds_hold else dict.fromkeys(_GAP, _NAN)
         lines.append(line)
-    means = {str(line["arm"]): better * float(str(line["mean"])) for line in lines}
-    between = {arm: mean for arm, mean in means.items() if arm not in (how.lower, how.upper)}
-    beside = _against_best(arena, between, how)
+    between = [arm for arm in there if arm not in (how.lower, how.upper)]
+    shared = zip(between, arena.together(*between) if between else [], strict=True)
+    beside = _against_best(arena, {arm: better * crossed_mean(table) for arm, table in shared}, how)
     nothing = {"rank": 0} | dict.fromkeys(_TO_BEST, _NAN)
     return [line | nothing | beside.get(str(line["arm"]), {}) for line in lines]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from crossbeat.cohort import assign_splits, write_cohort
 from crossbeat.data.nifti import write_volume
 from crossbeat.study.plan import PhantomSpec
-from crossbeat.synthetic import is_made, make_cohort, note_made
+from crossbeat.synthetic import Hearts, make_once
 
 
 def make_phantom(
@@ -18,22 +17,12 @@ def make_phantom(
 
     A folder with other hearts, or with those of another `PHANTOM_VERSION`, is refused.
     """
-    asked = spec.model_dump(mode="json")
-    if is_made(folder, asked):
-        return folder / "cohort.csv"
-    made = make_cohort(
+    make_once(
         folder,
-        subjects=spec.subjects,
-        sequences=spec.sequences,
-        vendors=spec.vendors,
-        cine=spec.cine,
-        seed=spec.seed,
-        jobs=jobs,
+        Hearts(**spec.model_dump(mode="json")),
         write=write_volume,
-        progress=lambda done, total: progress(),
+        remedy="choose another folder with -o",
+        jobs=jobs,
+        progress=progress,
     )
-    if spec.test:
-        made = assign_splits(made, test=spec.test, stratify=["group"], seed=spec.seed)
-        write_cohort(made, folder / "cohort.csv")
-    note_made(folder, asked)
     return folder / "cohort.csv"

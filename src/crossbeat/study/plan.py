@@ -23,6 +23,8 @@ LOWER: Final = "source_only"
 UPPER: Final = "target_supervised"
 """The arm that nobody can have in practice: supervised training on the target's own labels."""
 
+_OF_THE_STUDY: Final = ("source", "target", "size")
+"""What a recipe that an arm begins with does not decide."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -98,8 +100,9 @@ class Study(BaseModel, extra="forbid", frozen=True):
             if not _NAME.fullmatch(name):
                 raise SettingsError(f"{path}: arm {name!r}: a name is letters, digits, '.', '-' and '_'")
             if arm.recipe:
-                settings = read_values(path.parent / arm.recipe, "recipe") | arm.settings
-                study.arms[name] = arm.model_copy(update={"recipe": "", "settings": settings})
+                recipe = read_values(path.parent / arm.recipe, "recipe")
+                own = {key: value for key, value in recipe.items() if key not in _OF_THE_STUDY}
+                study.arms[name] = arm.model_copy(update={"recipe": "", "settings": own | arm.settings})
         study = study.model_copy(update={"arms": study._with_bounds()})
         for name in {study.reference} | {value.arm for value in study.published}:
             if name not in study.arms:
@@ -113,11 +116,12 @@ class Study(BaseModel, extra="forbid", frozen=True):
         arm = self.arms[name]
         shared = {"source": self.source, "target": self.target, "size": self.size} | self.settings
         values = {**shared, **arm.settings}
-        if values["size"] != self.size:
-            raise SettingsError(f"arm {name}: size is the study's, {self.size}, got {values['size']!r}")
-        if values["target"] != self.target:
-            raise SettingsError(f"arm {name}: target is the study's, {self.target}, got {values['target']!r}")
-        return METHODS[arm.method].settings.of(values, f"arm {name}")
+        found = METHODS[arm.method].settings.of(values, f"arm {name}")
+        if found.size != self.size:
+            raise SettingsError(f"arm {name}: size is the study's, {self.size}, got {found.size!r}")
+        if found.target != self.target:
+            raise SettingsError(f"arm {name}: target is the study's, {self.target}, got {found.target}")
+        return found
 
     def _with_bounds(self) -> dict[str, ArmSpec]:
         """All arms: the bounds around those of the file and, under `methods: all`, one of every method."""
@@ -156,12 +160,13 @@ class Cell:
     @property
     def name(self) -> str:
         """Where its run folder lies below `cells/`."""
-        return f"{self.arm}/seed-{self.seed}" + (f"/fold-{self.fold}" if self.folds > 1 else "")
+        fold = f"-fold-{self.fold}-of-{self.folds}" if self.folds > 1 else ""
+        return f"{self.arm}/seed-{self.seed}{fold}"
 
     @cached_property
     def tested(self) -> Cohort:
         """The target scans that it is scored on."""
-        return self.cohort.where(split="test", **self.settings.target).labelled()
+        return self.cohort.where(**self.settings.target).where(split="test").labelled()
 
 
 def plan(study: Study, cohort: Cohort) -> list[Cell]:
@@ -177,11 +182,17 @@ def plan(study: Study, cohort: Cohort) -> list[Cell]:
     recipes = {name: study.recipe(name) for name in study.arms}
     if study.equal_updates:
         _refuse_unequal_updates(recipes)
-    _refuse_wrong_bounds(recipes)
+    _refuse_wrong_bounds(study, recipes)
+    _refuse_twins(study, recipes)
     cells = []
     for seed in study.seeds:
         for name, arm in study.arms.items():
             count = (arm.folds or 1) if _has_test(tested) else max(arm.folds or study.folds, 2)
+            if count > len(tested.subjects):
+                raise SettingsError(
+                    f"{count} folds of {len(tested.subjects)} tested patients ({cohort.name}) for arm {name}; "
+                    f"--set folds={len(tested.subjects)}, or fewer"
+                )
             if count not in splits:
                 splits[count] = [cohort] if count == 1 else list(_fold(cohort, tested, count))
             cells += [
@@ -257,10 +268,30 @@ def _refuse_unequal_updates(recipes: Mapping[str, Recipe]) -> None:
         )
 
 
-def _refuse_wrong_bounds(recipes: Mapping[str, Recipe]) -> None:
-    if recipes[LOWER].target_labels != "none":
+def _refuse_wrong_bounds(study: Study, recipes: Mapping[str, Recipe]) -> None:
+    """The bounds are what the share of the gap is counted by: they must be what they are called."""
+    lower, upper = recipes[LOWER], recipes[UPPER]
+    for name in (LOWER, UPPER):
+        if study.arms[name].method != "supervised":
+            raise SettingsError(f"arm {name}: is a bound, and its method must be supervised")
+    if lower.target_labels != "none":
         raise SettingsError(
             f"arm {LOWER}: is the lower bound and sees no target label; target_labels must be none"
         )
-    if recipes[UPPER].target_labels != "train":
-        raise SettingsError(f"arm {UPPER}: is the upper bound and needs target_labels: train")
+    if lower.source != study.source:
+        raise SettingsError(f"arm {LOWER}: source is the study's, {study.source}, got {lower.source}")
+    if upper.target_labels != "train" or upper.target_labelled is not None:
+        raise SettingsError(
+            f"arm {UPPER}: is the upper bound and needs target_labels: train, of all target subjects"
+        )
+
+
+def _refuse_twins(study: Study, recipes: Mapping[str, Recipe]) -> None:
+    """Two arms that are one training under two names would be compared with themselves."""
+    seen: dict[tuple[object, ...], str] = {}
+    for name, arm in study.arms.items():
+        twin = seen.setdefault((arm.method, canonical(recipes[name]), arm.folds), name)
+        if twin != name:
+            raise SettingsError(
+                f"arms {twin} and {name} have the same method and settings; take one out, or change it"
+            )

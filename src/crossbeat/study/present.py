@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,13 +51,40 @@ class Result:
         return side_by_side(self.league, self.evidence.scores, self.evidence.study.published)
 
     @cached_property
-    def recommendation(self) -> Recommendation:
-        return recommend(self.league, list(self.evidence.study.arms), size=self.evidence.study.size)
+    def sentences(self) -> tuple[str, ...]:
+        """What to take, in words: of the arms without a target label and of those with some, each among its like."""
+        budgets = {
+            "Without a target label": [arm for arm in self._between if not self._sees_labels(arm)],
+            "With target labels": [arm for arm in self._between if self._sees_labels(arm)],
+        }
+        told = {budget: self._advice(arms).sentences for budget, arms in budgets.items() if arms}
+        if len(told) < 2:
+            return next(iter(told.values()), self._advice([]).sentences)
+        return tuple(
+            f"{budget}: {sentence}" if i == 0 else sentence
+            for budget, sentences in told.items()
+            for i, sentence in enumerate(sentences)
+        )
 
     @property
     def complete(self) -> bool:
         """Whether both bounds and the arm that the others are tested against have a finished cell."""
         return {LOWER, UPPER, self.evidence.study.reference} <= set(self.evidence.cells["arm"])
+
+    @property
+    def _between(self) -> list[str]:
+        return [arm for arm in self.evidence.study.arms if arm not in (LOWER, UPPER)]
+
+    def _advice(self, between: Sequence[str]) -> Recommendation:
+        """Among these arms and the bounds."""
+        study, scores = self.evidence.study, self.evidence.scores
+        arms = [LOWER, *between, UPPER]
+        reference = study.reference if study.reference in arms else LOWER
+        found = league(scores[scores["arm"].isin(arms)], reference=reference)
+        return recommend(found, arms, size=study.size)
+
+    def _sees_labels(self, arm: str) -> bool:
+        return self.evidence.study.recipe(arm).target_labels == "train"
 
 
 @dataclass(frozen=True)
@@ -75,11 +102,15 @@ def present(study: StudyFolder) -> Shown:
 
     An unfinished study is presented as far as it has come, and the page names what is missing.
     """
-    result = Result(collect(study))
+    done = [cell for cell in study.cells if state(cell, study.cell(cell)) == "done"]
+    result = Result(collect(study, done))
     write_evidence(result.evidence, study.path)
     if result.complete:
         write_results(result.league, result.breakdowns, study.path / "results")
-    return _show(_view(result, study.path, _arms_of(study), _tested(study), _next(study)))
+    arms = _arms_of(study, result.evidence, {cell.name for cell in done})
+    return _show(
+        _view(result, study.path, arms, _tested(study), _next(study, complete=len(done) == len(study.cells)))
+    )
 
 
 def present_evidence(evidence: Evidence, folder: Path) -> Shown:
@@ -154,7 +185,7 @@ def _view(
         breakdowns=result.breakdowns if whole else {},
         scores=evidence.scores,
         side_by_side=result.side_by_side if whole and study.published else nothing,
-        recommendation=tuple(result.recommendation.sentences) if whole else (),
+        recommendation=result.sentences if whole else (),
         tested=tested,
         facts=tuple(_facts(evidence)),
         notes=tuple(evidence.remarks),
@@ -162,12 +193,9 @@ def _view(
     )
 
 
-def _next(study: StudyFolder) -> str:
+def _next(study: StudyFolder, *, complete: bool) -> str:
     """What to run after reading: what is missing, else the viewer on the first cell."""
-    first, *_ = study.cells
-    if any(state(cell, study.cell(cell)) != "done" for cell in study.cells):
-        return study.command
-    return shlex.join(["crossbeat", "view", str(study.cell(first))])
+    return shlex.join(["crossbeat", "view", str(study.cell(study.cells[0]))]) if complete else study.command
 
 
 def _facts(evidence: Evidence) -> list[tuple[str, str]]:
@@ -181,16 +209,15 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
     return [(k, v) for k, v in told if v] + [("Training time of all cells", f"{hours:.2f} h")]
 
 
-def _arms_of(study: StudyFolder) -> tuple[ArmView, ...]:
-    evidence = collect(study)
+def _arms_of(study: StudyFolder, evidence: Evidence, finished: Set[str]) -> tuple[ArmView, ...]:
     views = []
     for name in study.study.arms:
         cells = [cell for cell in study.cells if cell.arm == name]
-        done = [cell for cell in cells if state(cell, study.cell(cell)) == "done"]
+        done = [cell for cell in cells if cell.name in finished]
         problems = [
             f"{cell.name}: {last_words(study.log(cell))}"
             for cell in cells
-            if cell not in done and study.log(cell).exists() and not at_work(cell, study)
+            if cell.name not in finished and study.log(cell).exists() and not at_work(cell, study)
         ]
         views.append(
             _arm(

@@ -61,7 +61,7 @@ def recommend(
     runner_up = ranked[1] if len(ranked) > 1 else ""
     apart = _apart(line, "difference", "p_holm")
     ahead_of_reference = apart if apart is None else apart and line["difference"] > 0
-    ahead_of_next = _apart(rows[runner_up], "to_best", "p_best") if runner_up else None
+    ahead_of_next = _behind(rows[runner_up]) if runner_up else None
     sentences = (
         _best(best, line, structure),
         _beside_reference(best, line, apart),
@@ -94,6 +94,12 @@ def _apart(line: Line, difference: str, p: str) -> bool | None:
         return None
     low, high = line[f"{difference}_low"], line[f"{difference}_high"]
     return bool(line[p] < SIGNIFICANT and (low > 0 or high < 0))
+
+
+def _behind(line: Line) -> bool | None:
+    """Whether an arm is told apart from the best, and on the worse side of it."""
+    apart = _apart(line, "to_best", "p_best")
+    return apart and bool(line["to_best"] < 0)
 
 
 def _figures(line: Line, difference: str, p: str) -> str:
@@ -150,11 +156,7 @@ def _beside_next(runner_up: str, rows: Mapping[str, Line], apart: bool | None) -
     figures = _figures(turned, "to_best", "p_best")
     if apart:
         return f"It is told apart from {second}: {figures}."
-    others = [
-        arm
-        for arm, row in rows.items()
-        if _rank(row) > 1 and arm != runner_up and not _apart(row, "to_best", "p_best")
-    ]
+    others = [arm for arm, row in rows.items() if _rank(row) > 1 and arm != runner_up and not _behind(row)]
     more = f" Nor can it from {', '.join(others)}." if others else ""
     return f"It cannot be told apart from {second}: {figures}.{more}"
 
@@ -210,7 +212,14 @@ def _only_bounds(
 ) -> list[str]:
     if not rows:
         return ["No arm has a Dice yet, so nothing can be recommended."]
-    none = "has scores yet" if others else "is among the arms"
+    scored = any(arm in rows for arm in others)
+    none = (
+        "can be ranked, for they share no patient"
+        if scored
+        else "has scores yet"
+        if others
+        else "is among the arms"
+    )
     told = [f"Only the bounds can be shown: no method between {lower} and {upper} {none}."]
     there = [arm for arm in (lower, upper) if arm in rows]
     figures = " and ".join(

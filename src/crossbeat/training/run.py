@@ -200,8 +200,8 @@ class Run:
         finally:
             shown.close()
 
-    def open(self, settings: Mapping[str, Any], cohort: Cohort, command: str) -> None:
-        """Make the folder and write down what the run starts with: settings.yaml, cohort.csv, run.json.
+    def open(self, settings: Mapping[str, Any], cohort: Cohort, command: str, **facts: Any) -> None:
+        """Make the folder and write down what the run starts with: settings.yaml, cohort.csv, run.json and its `facts`.
 
         A folder in use is refused (`RunError`) unless `resume`; on resuming, other settings, another cohort,
         seed, precision or determinism are refused by name, and an empty folder is a fresh start. The same files
@@ -217,7 +217,7 @@ class Run:
             if self._in_use():
                 self._reopen(plain, cohort, command)
             else:
-                self._begin(plain, cohort, command)
+                self._begin(plain, cohort, command, facts)
         seed_torch(self.seed, "open")
 
     def record(self, event: str, **facts: Any) -> None:
@@ -264,11 +264,14 @@ class Run:
             )
         return True
 
-    def _begin(self, settings: Mapping[str, Any], cohort: Cohort, command: str) -> None:
+    def _begin(
+        self, settings: Mapping[str, Any], cohort: Cohort, command: str, further: Mapping[str, Any]
+    ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder / "settings.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         write_cohort(cohort, self.folder / "cohort.csv")
         facts = {
+            **further,
             "command": command,
             "seed": self.seed,
             "cohort_hash": cohort.hash(),
