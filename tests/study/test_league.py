@@ -437,6 +437,39 @@ def test_a_clear_winner_is_recommended_with_its_figures() -> None:
     assert "12 patients and 1 seed; how much a second training would differ is not in" in fifth
 
 
+def test_an_arm_that_finished_its_easy_patients_alone_is_not_the_best() -> None:
+    """`half` has a higher mean of its own, and is worse than `whole` on every patient that both have."""
+    rng = np.random.default_rng(2)
+    easy, hard = rng.uniform(0.85, 0.9, 10), rng.uniform(0.4, 0.5, 10)
+    whole = np.concatenate([easy, hard])
+    scores = table(
+        *(
+            rows(arm, list(values), structure="mean")
+            for arm, values in {
+                LOWER: whole - 0.1, "half": easy - 0.03, "whole": whole, UPPER: whole + 0.05
+            }.items()
+        )
+    )  # fmt: skip
+    found = league(scores, draws=400)
+    assert line(found, "half", "mean")["mean"] > line(found, "whole", "mean")["mean"]
+    assert [line(found, arm, "mean")["rank"] for arm in ("whole", "half")] == [1, 2]
+    advice = recommend(found, [LOWER, "half", "whole", UPPER])
+    assert (advice.arm, advice.beats_runner_up) == ("whole", True)
+    assert "not all arms have the same: " in " ".join(advice.sentences)
+
+
+def test_arms_that_share_no_patient_are_not_ranked() -> None:
+    one, other = {f"p{i}": 0.6 + i / 100 for i in range(8)}, {f"p{i}": 0.7 + i / 100 for i in range(8, 16)}
+    every = one | other
+    parts = {LOWER: every, "a": one, "b": other, UPPER: {who: value + 0.2 for who, value in every.items()}}
+    scores = table(*(rows(arm, values, structure="mean") for arm, values in parts.items()))
+    found = league(scores, draws=400)
+    assert set(found["rank"]) == {0}
+    advice = recommend(found, list(parts))
+    assert advice.arm == ""
+    assert "can be ranked, for they share no patient" in advice.sentences[0]
+
+
 def test_a_tie_is_called_one() -> None:
     scores = study({LOWER: 0.5, "a": 0.71, "b": 0.7, "c": 0.7, UPPER: 0.8}, noise=0.03)
     advice = recommend(few(scores), scores["arm"].unique())

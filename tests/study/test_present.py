@@ -1,0 +1,86 @@
+"""What a study says at its end: who is recommended among whom, what fits a terminal, what an evidence page holds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crossbeat.study.evidence import CELL_COLUMNS, SCORE_COLUMNS, Evidence
+from crossbeat.study.plan import LOWER, UPPER, Study, canonical
+from crossbeat.study.present import Result, present_evidence
+
+LABELS = {"target_labels": "train", "target_labelled": 2}
+
+
+def evidence(study: Study, means: dict[str, float]) -> Evidence:
+    """Twelve patients, one seed, one cell an arm; made up, with the means given."""
+    rng = np.random.default_rng(1)
+    patients = rng.normal(0, 0.03, 12)
+    cell: dict[str, Any] = dict.fromkeys(CELL_COLUMNS, "") | {
+        "study": study.name, "method": "supervised", "seed": 0, "fold": 0, "folds": 1, "size": study.size,
+        "threads": 1, "updates": 6, "wall_seconds": 60.0, "peak_memory_mb": 300.0, "tested": 12, "nominal": 0,
+    }  # fmt: skip
+    cells = [cell | {"arm": arm, "settings": canonical(study.recipe(arm))} for arm in means]
+    score: dict[str, Any] = dict.fromkeys(SCORE_COLUMNS, "") | {
+        "seed": 0,
+        "fold": 0,
+        "metric": "dice",
+        "status": "ok",
+    }
+    scores = [
+        score | {"arm": arm, "subject": f"p{i}", "scan": f"p{i}", "structure": structure, "value": value}
+        for arm, mean in means.items()
+        for structure in ("LV", "MYO", "RV", "mean")
+        for i, value in enumerate(mean + patients + rng.normal(0, 0.005, 12))
+    ]
+    return Evidence(study, pd.DataFrame(cells), pd.DataFrame(scores))
+
+
+def test_arms_are_recommended_among_those_that_see_as_many_target_labels(
+    small_study: Callable[..., Study],
+) -> None:
+    contrast = {"augmentation": "none"}
+    arms = {
+        "free": {"settings": contrast},
+        "few": {"settings": LABELS},
+        "few_more": {"settings": LABELS | contrast},
+    }
+    means = {LOWER: 0.5, "free": 0.6, "few": 0.75, "few_more": 0.7, UPPER: 0.8}
+    said = Result(evidence(small_study(arms=arms), means)).sentences
+    [free] = [s for s in said if s.startswith("Without a target label: ")]
+    [few] = [s for s in said if s.startswith("With target labels: ")]
+    assert "free has the best mean Dice" in free
+    assert "few has the best mean Dice" in few
+
+
+def test_a_single_budget_needs_no_heading(small_study: Callable[..., Study]) -> None:
+    arms = {"free": {"settings": {"augmentation": "none"}}}
+    said = Result(evidence(small_study(arms=arms), {LOWER: 0.5, "free": 0.6, UPPER: 0.8})).sentences
+    assert said[0].startswith("free has the best mean Dice")
+    bounds = Result(evidence(small_study(), {LOWER: 0.5, UPPER: 0.8})).sentences
+    assert bounds[0].startswith("Only the bounds can be shown")
+
+
+def test_evidence_alone_gives_a_page_and_the_lines_for_a_terminal(
+    small_study: Callable[..., Study], tmp_path: Path
+) -> None:
+    shown = present_evidence(evidence(small_study(), {LOWER: 0.5, UPPER: 0.8}), tmp_path)
+    assert shown.page.exists()
+    assert [row[0] for row in shown.rows] == [LOWER, UPPER]
+    lower = dict(zip(shown.head, shown.rows[0], strict=True))
+    assert float(lower["mean"]) == pytest.approx(0.5, abs=0.02)
+    assert lower["gap closed"] == "0%"
+    assert lower["HD95 mean"] == "–"
+    assert (tmp_path / "league.csv").exists()
+
+
+def test_evidence_without_a_bound_gives_a_page_and_no_league(
+    small_study: Callable[..., Study], tmp_path: Path
+) -> None:
+    shown = present_evidence(evidence(small_study(), {LOWER: 0.5}), tmp_path)
+    assert shown.page.exists()
+    assert shown.rows == []
+    assert not (tmp_path / "league.csv").exists()
