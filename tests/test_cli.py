@@ -535,6 +535,7 @@ def test_a_training_that_could_not_begin_leaves_no_folder_in_the_way(
         ("predict {run} {csv} -o {new} --where sequenc=lge", "no column 'sequenc'; did you mean 'sequence'?"),
         ("predict {run} {csv} -o {new} --where lge", "write column=value, as in sequence=lge,vendor=A|B"),
         ("predict {run} {new} -o {new}", "does not exist; give a cohort.csv, a NIfTI file, or a folder"),
+        ("predict {run} {new}", "new: does not exist; give a cohort.csv, a NIfTI file, or a folder"),
         ("predict {run} {script} -o {new}", "is neither a cohort.csv nor a .nii or .nii.gz file"),
         ("predict {run} {empty} -o {new}", "no DICOM file is there"),
         ("evaluate {run} {csv}", "has no prediction (nor have phantom002_bssfp): 2 of 2 are missing"),

@@ -10,7 +10,9 @@ import pytest
 import trees
 from pydicom.dataset import FileDataset, FileMetaDataset
 
-from crossbeat.data.predictions import open_input
+from crossbeat.cohort import Cohort, read_cohort, write_cohort
+from crossbeat.data.predictions import open_input, prediction_writer
+from crossbeat.data.reading import reader
 from crossbeat.data.studies import index_dicom
 from crossbeat.errors import FileError
 
@@ -131,6 +133,86 @@ def test_a_name_is_never_taken_from_the_home_folder(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("HOME", str(tmp_path / "jane"))
     trees.cine(tmp_path / "jane" / "DICOM")
     assert scans(tmp_path / "jane" / "DICOM", tmp_path / "out") == [("DICOM", "DICOM_bssfp")]
+
+
+@pytest.mark.parametrize("above", ["Downloads", "data", "Users/jane"])
+def test_a_name_is_never_taken_from_a_folder_of_all_kinds_nor_from_beyond_it(
+    above: str, tmp_path: Path
+) -> None:
+    trees.cine(tmp_path / "anna" / above / "DICOM" / "PA001")
+    listing = index_dicom(tmp_path / "anna" / above / "DICOM" / "PA001", tmp_path / "out")
+    assert [row.subject for row in listing.rows] == ["PA001"]
+    assert listing.remarks == ()
+
+
+def test_a_name_taken_from_above_is_said(tmp_path: Path) -> None:
+    trees.cine(tmp_path / "cohortX" / "PA001")
+    (remark,) = index_dicom(tmp_path / "cohortX" / "PA001", tmp_path / "out").remarks
+    assert remark.startswith(
+        f"cohortX: so called after the folder {tmp_path / 'cohortX'}, for 'PA001' does not"
+    )
+    assert "if that is no patient's name, rename the folder" in remark
+    assert index_dicom(tmp_path / "cohortX", tmp_path / "out").remarks == ()
+
+
+def test_a_folder_beside_others_of_its_pattern_keeps_its_name(tmp_path: Path) -> None:
+    for n in (1, 2):
+        trees.cine(tmp_path / "cohortX" / f"PA00{n}" / "ST01", seed=n)
+    for named in ("PA001", "PA001/ST01"):
+        assert scans(tmp_path / "cohortX" / named, tmp_path / "out") == [("PA001", "PA001_bssfp")]
+    trees.cine(tmp_path / "anna" / "SE01", seed=3)
+    trees.cine(tmp_path / "anna" / "SE02", uid="1.5", seed=3, description="4 chamber")
+    assert scans(tmp_path / "anna", tmp_path / "out") == [("anna", "anna_bssfp")], "not by what lies in it"
+
+
+def listed(root: Path, csv: Path) -> None:
+    """As `crossbeat index` does it."""
+    write_cohort(Cohort(index_dicom(root, csv.parent).rows, folder=csv.parent), csv)
+
+
+def test_two_patients_of_one_name_never_share_a_file(tmp_path: Path) -> None:
+    for n, name in enumerate(("a/anna", "b/anna", "cohortX/PA001", "cohortX/SE-3")):
+        trees.cine(tmp_path / name, seed=n)
+    for first, second in (("a/anna", "b/anna"), ("cohortX/PA001", "cohortX/SE-3")):
+        one = tmp_path / "one" / Path(first).parts[0]
+        listed(tmp_path / first, one / "first.csv")
+        (image,) = (one / "nifti").iterdir()
+        before = image.read_bytes()
+        with pytest.raises(
+            FileError, match=r"was made from .*, not from .*, and would be lost; choose another"
+        ) as no:
+            index_dicom(tmp_path / second, one)
+        assert f"{first} series 300 cine, not from ../../{second} series 300 cine" in str(no.value)
+        assert image.read_bytes() == before
+        (one / "first.csv").unlink()
+        with pytest.raises(FileError, match=r"was made from a series that no cohort\.csv here names"):
+            index_dicom(tmp_path / second, one)
+
+
+def test_the_same_series_may_be_indexed_again_also_after_it_grew(tmp_path: Path) -> None:
+    trees.cine(tmp_path / "anna", slices=3)
+    listed(tmp_path / "anna", tmp_path / "one" / "anna.csv")
+    listed(tmp_path / "anna", tmp_path / "one" / "again.csv")
+    trees.cine(tmp_path / "anna", slices=4)
+    listed(tmp_path / "anna", tmp_path / "one" / "anna.csv")
+    cohort = read_cohort(tmp_path / "one" / "anna.csv", reader)
+    assert cohort.read(cohort.rows[0]).image.shape[1] == 4
+
+
+def test_an_interrupted_index_stands_in_nobodys_way(tmp_path: Path) -> None:
+    trees.cine(tmp_path / "anna")
+    index_dicom(tmp_path / "anna", tmp_path / "one")
+    listed(tmp_path / "anna", tmp_path / "one" / "anna.csv")
+
+
+def test_a_patient_predicted_again_after_its_series_grew_is_no_other_patient(tmp_path: Path) -> None:
+    for slices in (3, 4):
+        trees.cine(tmp_path / "anna", slices=slices)
+        cohort, _ = open_input(tmp_path / "anna", tmp_path / "out", "")
+        write = prediction_writer(tmp_path / "out", cohort, {})
+        case = cohort.read(cohort.rows[0])
+        assert case.image.shape[1] == slices
+        write(cohort.rows[0], np.ones(case.image.shape, np.uint8))
 
 
 def test_patients_numbers_in_the_headers_reach_neither_names_nor_rows(tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ def choose_folder(run: Path, path: Path) -> Path:
     """Where label maps of an input go when nobody says: into the run, if they are of a cohort.csv.
 
     Files and folders that nobody listed raise `SettingsError`: among the run's they would be scored and measured.
+    What is not there is left to `open_input`.
     """
-    if path.suffix != ".csv":
+    if path.suffix != ".csv" and path.exists():
         raise SettingsError(
             f"{path}: is no cohort.csv, so say where its label maps go, as in `-o segmented`; "
             f"{run / 'predictions'} is for the scans of a cohort"
@@ -65,7 +66,7 @@ def open_input(path: Path, out: Path, sequence: str) -> tuple[Cohort, tuple[str,
         return _of_files(found, path, sequence or "bssfp"), ()
     folder = out / CONVERTED
     _refuse_other_patients(path, out)
-    listing = index_dicom(path.resolve(), folder.resolve(), sequence)
+    listing = index_dicom(path.resolve(), folder.resolve(), sequence, [out / "cohort.csv"])
     return Cohort(tuple(listing.rows), reader(folder, {}), path.name, folder), listing.remarks
 
 
