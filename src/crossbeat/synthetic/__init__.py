@@ -2,7 +2,7 @@
 
 from crossbeat.synthetic.anatomy import GROUPS, Heart
 from crossbeat.synthetic.cohort import make_cohort, render_isotropic
-from crossbeat.synthetic.made import is_made, note_made
+from crossbeat.synthetic.made import Hearts, make_once
 from crossbeat.synthetic.signal import PHANTOM_VERSION
 
-__all__ = ["GROUPS", "PHANTOM_VERSION", "Heart", "is_made", "make_cohort", "note_made", "render_isotropic"]
+__all__ = ["GROUPS", "PHANTOM_VERSION", "Heart", "Hearts", "make_cohort", "make_once", "render_isotropic"]

@@ -91,7 +91,7 @@ def make_cohort(
     else it is a still of end diastole. T2 and LGE are stills of diastasis. `progress` hears (done, all).
     Unknown sequences, vendors and groups raise `SettingsError`; the same seed writes the same voxels.
     """
-    _check(subjects, sequences, vendors, groups, jobs)
+    check_wishes(subjects, sequences, vendors, groups, jobs=jobs)
     plans = [
         _Plan(
             i, seed, groups[i % len(groups)], vendors[i // len(groups) % len(vendors)], tuple(sequences), cine
@@ -171,6 +171,28 @@ def render_isotropic(heart: Heart, phase: float, spacing_mm: float = 1.0) -> Cas
     drawn = frozenset({Structure.LV, Structure.MYO, Structure.RV, Structure.SCAR, Structure.EDEMA})
     domain = Domain("bssfp", group=heart.group)
     return Case(f"phantom-{phase:g}", "phantom", image, affine, domain, labels, (drawn,))
+
+
+def check_wishes(
+    subjects: int,
+    sequences: Sequence[str],
+    vendors: Sequence[str],
+    groups: Sequence[str] = GROUPS,
+    *,
+    jobs: int = 1,
+) -> None:
+    """Refuse a cohort that cannot be made (`SettingsError`)."""
+    if subjects < 1 or jobs < 1:
+        raise SettingsError(f"phantom: needs at least one subject and one process, got {subjects=} {jobs=}")
+    _check_sequences(sequences)
+    for name, given in (("vendor", vendors), ("group", groups)):
+        if not given:
+            raise SettingsError(f"phantom: needs at least one {name}")
+    for vendor in vendors:
+        find_scanner(vendor)
+    for group in groups:
+        if group not in GROUPS:
+            raise SettingsError(f"phantom group {group!r} does not exist; {did_you_mean(group, GROUPS)}")
 
 
 @dataclass(frozen=True)
@@ -355,22 +377,6 @@ def _write_truth(path: Path, rows: list[dict[str, str]]) -> None:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _check(
-    subjects: int, sequences: Sequence[str], vendors: Sequence[str], groups: Sequence[str], jobs: int
-) -> None:
-    if subjects < 1 or jobs < 1:
-        raise SettingsError(f"phantom: needs at least one subject and one process, got {subjects=} {jobs=}")
-    _check_sequences(sequences)
-    for name, given in (("vendor", vendors), ("group", groups)):
-        if not given:
-            raise SettingsError(f"phantom: needs at least one {name}")
-    for vendor in vendors:
-        find_scanner(vendor)
-    for group in groups:
-        if group not in GROUPS:
-            raise SettingsError(f"phantom group {group!r} does not exist; {did_you_mean(group, GROUPS)}")
 
 
 def _check_sequences(sequences: Sequence[str]) -> None:

@@ -3,46 +3,120 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from crossbeat.cohort import Cohort, Row, assign_splits, write_cohort
 from crossbeat.errors import RunError
+from crossbeat.synthetic.cohort import Writer, check_wishes, make_cohort
 from crossbeat.synthetic.signal import PHANTOM_VERSION
 
 NOTE: Final = "phantom.json"
-"""Written last: where it lies, the phantom is whole."""
+"""What was asked for; `whole` says whether all of it is there."""
 
 
-def is_made(folder: Path, asked: Mapping[str, Any], *, overwrite: bool = False) -> bool:
-    """Whether the folder holds this very phantom, made by this `PHANTOM_VERSION`.
+@dataclass(frozen=True)
+class Hearts:
+    """What a phantom is asked to be: how many hearts, how they are scanned, and who is held out."""
 
-    Another phantom or another cohort raises `RunError`, unless `overwrite`, which forgets what is there.
+    subjects: int
+    sequences: list[str]
+    vendors: list[str]
+    cine: bool
+    test: float | int
+    """Subjects, or a fraction of them, in the test split; each group gives its share."""
+    seed: int
+
+
+def make_once(
+    folder: Path,
+    hearts: Hearts,
+    *,
+    write: Writer,
+    remedy: str,
+    overwrite: bool = False,
+    jobs: int = 2,
+    progress: Callable[[], None] = lambda: None,
+) -> bool:
+    """Fill the folder with these hearts and their cohort.csv; False where they were there, whole, already.
+
+    One that failed or was interrupted is made again. Another phantom, another cohort and a broken note raise
+    `RunError`, which ends with the `remedy`, unless `overwrite`. Hearts that cannot be made, or leave none to train,
+    are refused (`SettingsError`, `CohortError`) before anything is written.
     """
-    note, wanted = folder / NOTE, _note(asked)
-    if overwrite:
-        note.unlink(missing_ok=True)
+    check_wishes(hearts.subjects, hearts.sequences, hearts.vendors, jobs=jobs)
+    _split(_blank_cohort(hearts.subjects), hearts)
+    if not overwrite and _is_whole(folder, hearts, remedy):
         return False
-    found = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
-    if found == wanted and (folder / "cohort.csv").exists():
-        return True
-    remedy = "choose another folder, or add --overwrite"
-    if found is not None and found != wanted:
-        keys = [key for key in wanted if found.get(key) != wanted[key]]
-        differing = ", ".join(f"{key} {_text(found.get(key))}, now {_text(wanted[key])}" for key in keys)
-        raise RunError(f"{folder}: holds another phantom ({differing}); {remedy}")
+    _note(folder, hearts, whole=False)
+    (folder / "cohort.csv").unlink(missing_ok=True)  # its scans are about to change one by one
+    made = make_cohort(
+        folder,
+        subjects=hearts.subjects,
+        sequences=hearts.sequences,
+        vendors=hearts.vendors,
+        cine=hearts.cine,
+        seed=hearts.seed,
+        jobs=jobs,
+        write=write,
+        progress=lambda done, total: progress(),
+    )
+    write_cohort(_split(made, hearts), folder / "cohort.csv")
+    _note(folder, hearts, whole=True)
+    return True
+
+
+def _split(cohort: Cohort, hearts: Hearts) -> Cohort:
+    if not hearts.test:
+        return cohort
+    return assign_splits(cohort, test=hearts.test, stratify=["group"], seed=hearts.seed)
+
+
+def _blank_cohort(subjects: int) -> Cohort:
+    """As many subjects without scans, to learn in a moment whether they can be split at all."""
+    rows = (Row(str(i), str(i), "bssfp", "none") for i in range(subjects))
+    return Cohort(tuple(rows), name="phantom")
+
+
+def _is_whole(folder: Path, hearts: Hearts, remedy: str) -> bool:
+    note, wanted = folder / NOTE, _asked(hearts)
+    found = _read(note, remedy)
     if found is None and (folder / "cohort.csv").exists():
         raise RunError(f"{folder}: holds a cohort.csv that no phantom of ours left there; {remedy}")
-    return False
+    if found is None or not found.pop("whole", True):
+        return False
+    keys = [key for key in wanted if found.get(key) != wanted[key]]
+    if keys:
+        differing = ", ".join(f"{key} {_text(found.get(key))}, now {_text(wanted[key])}" for key in keys)
+        raise RunError(f"{folder}: holds another phantom ({differing}); {remedy}")
+    return (folder / "cohort.csv").exists()
 
 
-def note_made(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Leave the note that the phantom is whole, and what it is."""
-    (folder / NOTE).write_text(json.dumps(_note(asked), indent=2) + "\n", encoding="utf-8")
+def _asked(hearts: Hearts) -> dict[str, Any]:
+    return {**asdict(hearts), "version": PHANTOM_VERSION}
 
 
-def _note(asked: Mapping[str, Any]) -> dict[str, Any]:
-    return {**asked, "version": PHANTOM_VERSION}
+def _read(note: Path, remedy: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(note.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise RunError(f"{note}: is damaged, so nobody knows which phantom lies beside it; {remedy}")
+    return found
+
+
+def _note(folder: Path, hearts: Hearts, *, whole: bool) -> None:
+    """Leave the note, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{NOTE}.{os.getpid()}"
+    temporary.write_text(json.dumps({**_asked(hearts), "whole": whole}, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / NOTE)
 
 
 def _text(value: object) -> str:

@@ -1,0 +1,101 @@
+"""Phantoms made once: found again, made again after a failure, and never put over anything else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossbeat.cohort import read_cohort
+from crossbeat.data.nifti import write_volume
+from crossbeat.errors import CohortError, RunError, SettingsError
+from crossbeat.study.phantom import make_phantom
+from crossbeat.study.plan import PhantomSpec
+from crossbeat.synthetic import Hearts, make_once
+
+HEARTS = Hearts(2, ["t2"], ["a"], cine=False, test=1, seed=5)
+
+
+def make(folder: Path, hearts: Hearts = HEARTS, write: Any = write_volume, **options: Any) -> bool:
+    return make_once(folder, hearts, write=write, remedy="go elsewhere", jobs=1, **options)
+
+
+def note(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "phantom.json").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError("No space left on device")
+
+
+def test_a_phantom_that_failed_is_made_again_without_a_word(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        make(tmp_path, write=full)
+    assert note(tmp_path)["whole"] is False
+    assert not (tmp_path / "cohort.csv").exists()
+    assert make(tmp_path, replace(HEARTS, seed=6)), "nor does another one have to yield to what is not there"
+    assert note(tmp_path)["whole"] is True
+    assert [row.split for row in read_cohort(tmp_path / "cohort.csv")].count("test") == 1
+    assert not make(tmp_path, replace(HEARTS, seed=6))
+    with pytest.raises(RunError, match=r"holds another phantom \(seed 6, now 5\); go elsewhere"):
+        make(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        *("cohort.csv", "phantom.json", "truth.csv")
+    ]
+
+
+def test_one_interrupted_while_it_replaces_another_leaves_no_cohort_of_mixed_scans(tmp_path: Path) -> None:
+    (tmp_path / "cohort.csv").write_text("of the other")
+    with pytest.raises(OSError, match="No space left"):
+        make(tmp_path, write=full, overwrite=True)
+    assert not (tmp_path / "cohort.csv").exists()
+
+
+@pytest.mark.parametrize("damage", ["", '{"subjects": 2, "sequ', "[]"])
+def test_a_broken_note_is_named_with_the_remedy(damage: str, tmp_path: Path) -> None:
+    (tmp_path / "phantom.json").write_text(damage)
+    with pytest.raises(RunError, match=r"phantom\.json: is damaged, .*; go elsewhere"):
+        make(tmp_path)
+    with pytest.raises(RunError, match=r"phantom\.json: is damaged, .*; choose another folder with -o$"):
+        make_phantom(PhantomSpec(subjects=2, test=1), tmp_path)
+
+
+def test_overwriting_passes_over_a_broken_note(tmp_path: Path) -> None:
+    (tmp_path / "phantom.json").write_text("{")
+    with pytest.raises(OSError, match="No space left"):
+        make(tmp_path, write=full, overwrite=True)
+    assert note(tmp_path)["whole"] is False
+
+
+def test_a_note_of_before_is_that_of_a_whole_phantom(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        make(tmp_path, write=full)
+    (tmp_path / "cohort.csv").write_text("whole")
+    old = {key: value for key, value in note(tmp_path).items() if key != "whole"}
+    (tmp_path / "phantom.json").write_text(json.dumps(old))
+    assert not make(tmp_path, write=full)
+
+
+@pytest.mark.parametrize("test", [2, 3, 0.9])
+def test_a_split_that_leaves_none_to_train_is_refused_before_a_heart_is_made(
+    test: float, tmp_path: Path
+) -> None:
+    with pytest.raises(CohortError, match="leave none of 2 to train"):
+        make(tmp_path / "new", replace(HEARTS, test=test), write=full)
+    with pytest.raises(CohortError, match="leave none of 2 to train"):
+        make_phantom(PhantomSpec(subjects=2, test=2), tmp_path / "new")
+    with pytest.raises(SettingsError, match="'t1' does not exist"):
+        make(tmp_path / "new", replace(HEARTS, sequences=["t1"]), write=full)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_foreign_cohort_stays_and_a_study_says_what_it_can_do(tmp_path: Path) -> None:
+    (tmp_path / "cohort.csv").write_text("mine")
+    with pytest.raises(RunError, match=r"no phantom of ours left there; choose another folder with -o$"):
+        make_phantom(PhantomSpec(subjects=2, test=1), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["cohort.csv"]
