@@ -228,6 +228,27 @@ def test_files_without_a_pattern_are_listed_with_an_example_that_works(tmp_path:
         assert len(data.index("files", root, root, images=example)[0]) == scans
 
 
+def test_the_example_has_the_suffix_that_the_files_have(tmp_path: Path) -> None:
+    for n in range(3):
+        trees.save(tmp_path / "images" / f"p{n}.nii", trees.grey(trees.heart(), n))
+        trees.save(tmp_path / "labels" / f"p{n}.nii", trees.heart())
+    with pytest.raises(SettingsError, match=r"--images 'images/\*\.nii'.*--labels '\{parent\}/seg\.nii'"):
+        data.index("files", tmp_path, tmp_path)
+    assert len(data.index("files", tmp_path, tmp_path, images="images/*.nii")[0]) == 3
+
+
+def test_for_one_flat_folder_the_example_takes_no_mask(tmp_path: Path) -> None:
+    for n in range(2):
+        trees.save(tmp_path / "deep" / f"p{n}.nii", trees.grey(trees.heart(), n))
+        trees.save(tmp_path / "deep" / f"p{n}_gt.nii", trees.heart())
+    with pytest.raises(
+        SettingsError, match=r"'\*\.nii' would take masks too: name what only scans have"
+    ) as refused:
+        data.index("files", tmp_path, tmp_path)
+    assert "--images 'deep/{subject}_image.nii'" in str(refused.value)
+    assert "--labels 'deep/{subject}_mask.nii'" in str(refused.value)
+
+
 @pytest.mark.parametrize("layout", sorted(data.LAYOUTS))
 def test_every_layout_names_a_folder_that_is_not_there(layout: str, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="nowhere: there is no such folder"):

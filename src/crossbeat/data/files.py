@@ -64,20 +64,29 @@ def index_files(
 
 
 def _ask_for_pattern(files: Sequence[Path]) -> str:
-    """Which files are there, and a pattern that would match one kind of them."""
+    """Which files are there, and patterns that would match one kind of them, or only show the form."""
     names = Counter(path.name for path in files)
     name, times = names.most_common(1)[0]
     deep = next(path for path in files if path.name == name)
+    suffix = files[0].name.removeprefix(stem(files[0]))
+    folders = sorted({path.parent for path in files})
+    labels, warning = f"{{parent}}/seg{suffix}", ""
     # patients have folders of their own where the same few names come again in many of them
     if times > 1 and len(names) <= len({path.parts[0] for path in files}):
-        example = "/".join(["{subject}", *["*"] * (len(deep.parts) - 2), name])
+        images = "/".join(["{subject}", *["*"] * (len(deep.parts) - 2), name])
+    elif len(folders) > 1:
+        images = (folders[0] / f"*{suffix}").as_posix()
     else:
-        example = (files[0].parent / "*.nii.gz").as_posix()
+        images = (folders[0] / f"{{subject}}_image{suffix}").as_posix()
+        labels = (folders[0] / f"{{subject}}_mask{suffix}").as_posix()
+        warning = (
+            f"; all lie in one folder, where '*{suffix}' would take masks too: name what only scans have"
+        )
     shown = ", ".join(path.as_posix() for path in files[:_SHOWN]) + (", …" if len(files) > _SHOWN else "")
     return (
         f"layout 'files' needs --images, lest masks be taken for scans; {len(files)} NIfTI files are there "
-        f"({shown}); say which are scans, as in --images '{example}', and which their labels, as in "
-        "--labels '{parent}/seg.nii.gz'"
+        f"({shown}){warning}; say which are scans, as in --images '{images}', and which their labels, as in "
+        f"--labels '{labels}'"
     )
 
 
