@@ -84,9 +84,13 @@ def read_columns(runs: dict[str, Path], sequence: str, count: int) -> list[Colum
             if labels is None:
                 raise RunError(f"{path}: has no label map of scan {row.scan!r}; `crossbeat predict` makes it")
             maps.append(labels)
-        columns.append(
-            _column(case, row.ed_frame or 0, maps, ", ".join(v for v in (row.subject, row.group) if v))
-        )
+        if case.frames > 1 and row.ed_frame is None:
+            raise RunError(
+                f"scan {row.scan!r}: is a cine, and no ed_frame says which frame is ED; fill that column in "
+                f"{cohort.folder / 'cohort.csv'}"
+            )
+        title = ", ".join(v for v in (row.subject, row.group) if v)
+        columns.append(_column(case, row.ed_frame or 0, maps, title))
     return columns
 
 
@@ -152,9 +156,14 @@ def _column(case: Case, frame: int, maps: list[NDArray[np.uint8]], title: str) -
             f"scan {case.id!r}: has no reference to show beside its label map; choose labelled scans"
         )
     reference = fold_into_myocardium(case.labels[frame])
+    when = "at ED" if case.frames > 1 else "in their only frame"
+    if not (reference == Structure.MYO).any():
+        raise RunError(
+            f"scan {case.id!r}: its reference shows no myocardium {when.replace('their', 'its')} (frame {frame}), so "
+            "no slice is the middle one; correct its labels or ed_frame, or take its row out of the cohort.csv"
+        )
     z = middle_slice(reference)
     shown = [reference[z], *(labels[frame, z] for labels in maps)]
-    when = "at ED" if case.frames > 1 else "in their only frame"
     window = heart_window(np.isin(np.stack(shown), TRAINED), case.spacing_mm[1:]).cut
     cut = [labels[window] for labels in shown]
     return Column(title, case.image[frame, z][window], cut[0], cut[1:], case.spacing_mm[1:], when)

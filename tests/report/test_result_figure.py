@@ -102,3 +102,39 @@ def test_too_few_scans_and_a_run_that_lacks_one_are_refused_by_name(
     (runs["half"] / "predictions" / "s2_lge.nii.gz").unlink()
     with pytest.raises(RunError, match=r"half: has no label map of scan 's2_lge'; `crossbeat predict`"):
         figure.read_columns(runs, "lge", 2)
+
+
+def of_frames(scan: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    nib.save(nib.Nifti1Image(scan.transpose(3, 2, 1, 0), affine), path)
+
+
+@pytest.mark.parametrize(
+    ("frames", "ed_frame", "drawn", "words"),
+    [
+        (
+            2,
+            None,
+            True,
+            "scan 's_lge': is a cine, and no ed_frame says which frame is ED; fill that column in",
+        ),
+        (2, 1, False, r"scan 's_lge': its reference shows no myocardium at ED \(frame 1\), so no slice is"),
+        (1, None, False, r"scan 's_lge': its reference shows no myocardium in its only frame \(frame 0\)"),
+    ],
+)
+def test_a_cine_without_ed_and_a_reference_without_myocardium_are_refused_by_name(
+    figure: ModuleType, tmp_path: Path, frames: int, ed_frame: int | None, drawn: bool, words: str
+) -> None:
+    labels = np.zeros((frames, 3, 20, 20), np.uint8)
+    labels[:, :, 5:12, 5:12] = 1
+    labels[:, :, 5:12, 3:5] = 2 * drawn
+    affine = np.diag([1.5, 2.0, 8.0, 1.0])
+    of_frames(labels, affine, tmp_path / "gt.nii.gz")
+    of_frames(
+        np.random.default_rng(0).normal(size=labels.shape).astype(np.float32), affine, tmp_path / "im.nii.gz"
+    )
+    row = Row("s", "s_lge", "lge", "im.nii.gz", labels="gt.nii.gz", split="test", ed_frame=ed_frame)
+    write_cohort(Cohort((row,), folder=tmp_path), tmp_path / "cohort.csv")
+    cohort = read_cohort(tmp_path / "cohort.csv", reader)
+    prediction_writer(tmp_path / "run" / "predictions", cohort, {})(row, labels)
+    with pytest.raises(RunError, match=words):
+        figure.read_columns({"one": tmp_path / "run"}, "lge", 1)
