@@ -166,11 +166,30 @@ def test_the_guide_says_how_the_heart_is_found_and_whose_scans_are_named(tmp_pat
         assert "- 3: RV" in text
         assert exported.privacy in text
     assert "lists the 3 scans seen in training by name, and so their subjects' ids" in exported.privacy
-    assert "empty `trained_on`" in exported.privacy
+    assert "export again with `--anonymous`" in exported.privacy
     still = replace(small(), preparation=Preparation(size=32, spacing_mm=1.5, centre="image"))
     text = export_segmenter(still, "torchscript", tmp_path / "still").guide.read_text(encoding="utf-8")
     assert "centred on the middle of the image, as in training" in text
     assert "walks" not in text
+
+
+def test_an_anonymous_export_names_no_scan_and_leaves_the_segmenter_as_it_is(tmp_path: Path) -> None:
+    asked = {"source": {"subject": ["p1"], "sequence": ["bssfp"]}, "target": {"scan": ["p3_lge"]}, "steps": 9}
+    said = {"method": "supervised", "settings": asked, "trained_on": {"source": ["p1_bssfp", "p2_bssfp"]}}
+    segmenter = replace(small(), provenance=said)
+    for name in ("torchscript", "monai"):
+        exported = export_segmenter(segmenter, name, tmp_path / name, anonymous=True)
+        assert exported.privacy == "segmenter.json names no scan that the weights come from."
+        texts = [path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()]
+        assert not any(
+            word in text for text in texts for word in (b'"p1', b"p2_bssfp", b"p3_lge", b"p1_bssfp")
+        )
+    kept = json.loads((tmp_path / "monai" / "segmenter.json").read_text())["provenance"]
+    assert kept == {
+        "method": "supervised",
+        "settings": {**asked, "source": {"sequence": ["bssfp"]}, "target": {}},
+    }
+    assert segmenter.provenance == said
 
 
 def test_fewer_structures_keep_their_own_label_values(tmp_path: Path) -> None:

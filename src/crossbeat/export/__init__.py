@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -55,13 +55,15 @@ FORMATS: Final[Mapping[str, Format]] = {
 }
 
 
-def export_segmenter(segmenter: Segmenter, format_name: str, folder: Path) -> Exported:
+def export_segmenter(
+    segmenter: Segmenter, format_name: str, folder: Path, *, anonymous: bool = False
+) -> Exported:
     """Write the segmenter's network, from prepared slices to probabilities, and prove the files on random slices.
 
     The folder gets the model, `segmenter.json` with the numbers to prepare slices for it, and a README that says
     how, and whose scans the files name; it appears whole or not at all, and one that already holds files is
     refused (`RunError`). What was written is read back and run: a probability that is off by more than
-    `LARGEST_DIFFERENCE` refuses the export (`RunError`).
+    `LARGEST_DIFFERENCE` refuses the export (`RunError`). `anonymous` leaves out which scans it was trained on.
     """
     if format_name not in FORMATS:
         raise SettingsError(
@@ -70,6 +72,7 @@ def export_segmenter(segmenter: Segmenter, format_name: str, folder: Path) -> Ex
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: already holds files; choose another folder, or remove it first")
     chosen = FORMATS[format_name]
+    segmenter = _without_names(segmenter) if anonymous else segmenter
     network = Probabilities.of(segmenter)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -93,3 +96,16 @@ def export_segmenter(segmenter: Segmenter, format_name: str, folder: Path) -> Ex
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Exported(folder, folder / chosen.file, difference, privacy(described))
+
+
+def _without_names(segmenter: Segmenter) -> Segmenter:
+    """The segmenter without the scans seen in training, nor the subjects and scans that its settings ask for."""
+    provenance = {key: value for key, value in segmenter.provenance.items() if key != "trained_on"}
+    if "settings" in provenance:
+        provenance["settings"] = {
+            name: {column: asked for column, asked in value.items() if column not in ("subject", "scan")}
+            if isinstance(value, Mapping)
+            else value
+            for name, value in provenance["settings"].items()
+        }
+    return replace(segmenter, provenance=provenance)

@@ -70,6 +70,6 @@ def privacy(described: Mapping[str, Any]) -> str:
         return "segmenter.json names no scan that the weights come from."
     return (
         f"segmenter.json, and a copy within the model's files, lists the {named} scans seen in training by name, and "
-        "so their subjects' ids. Where these could lead to a patient, empty `trained_on` in the run's "
-        "segmenter/segmenter.json and export again before passing the model on."
+        "so their subjects' ids. Where these could lead to a patient, export again with `--anonymous` before passing "
+        "the model on."
     )
