@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(READY) ## Phantom scans → training → prediction → scores → report; under 5 minutes on two cores
+demo: $(READY) ## Every method on synthetic hearts, side by side on one page; under 10 minutes on two cores
 	$(BIN)/crossbeat demo
 
 test: $(READY) ## All tests
