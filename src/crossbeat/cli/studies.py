@@ -12,7 +12,7 @@ from crossbeat.errors import SettingsError
 
 if TYPE_CHECKING:
     from crossbeat.study.engine import Engine
-    from crossbeat.study.folder import StudyFolder
+    from crossbeat.study.folder import Means, StudyFolder
     from crossbeat.study.plan import Study
 
 
@@ -54,11 +54,6 @@ def study(
     ] = [],  # noqa: B006
 ) -> None:
     """Train every arm of a study on the same patients and put it into one table; a second call goes on."""
-    from crossbeat import console
-    from crossbeat.study.engine import ENGINES, estimate, settled
-    from crossbeat.study.folder import Means, StudyFolder
-    from crossbeat.study.plan import Study, plan
-
     if results is not None:
         refuse_unused(
             "--results", STUDY_YAML=study_yaml, COHORT_CSV=cohort_csv, out=out, arms=arms, set=changes
@@ -68,22 +63,24 @@ def study(
     refuse_unused("a study file", add=add)
     if study_yaml is None or out is None:
         raise SettingsError("say which study and where: crossbeat study STUDY.YAML [COHORT.CSV] -o OUT")
-    where = choice(engine, *ENGINES)
+    where = choice(engine, "local", "ray")
     refuse_unused(f"--engine {where}", **({"jobs": jobs > 1} if where == "ray" else {"address": address}))
+    from crossbeat.study.engine import settled
+    from crossbeat.study.folder import Means, StudyFolder
+    from crossbeat.study.plan import Study
+
     asked, folder = Study.load(study_yaml, changes), StudyFolder(out)
     folder.refuse_foreign(asked)
     cohort_csv = cohort_csv or _phantom_of(asked, folder)
     means = Means(
         choice(device, "auto", "cpu", "cuda"),
         choice(precision, "auto", "32", "bf16", "16"),
-        threads or folder.threads(1 if where == "ray" else jobs, shared=where == "local"),
+        threads or folder.threads(jobs, shared=where == "local"),
     )
     if dry_run:
-        head = ["Arm", "Stage", "Trainings", "Updates", "Parameters", "Memory", "Time of one"]
-        console.table("", head, estimate(plan(asked, cohort_at(cohort_csv)), means))
-        console.then("the same command without --dry-run")
-        return
-    _compute(folder.open(asked, cohort_csv, settled(means)), words(arms), where, address, jobs)
+        _tell_cost(asked, cohort_csv, means)
+    else:
+        _compute(folder.open(asked, cohort_csv, settled(means)), words(arms), where, address, jobs)
 
 
 @app.command()
@@ -100,6 +97,17 @@ def demo(
     folder.refuse_foreign(asked)
     means = settled(Means("cpu", threads=folder.threads(jobs)))
     _compute(folder.open(asked, _phantom_of(asked, folder), means), [], "local", "", jobs)
+
+
+def _tell_cost(asked: Study, cohort_csv: Path, means: Means) -> None:
+    """From a few real steps of every arm; nothing is written."""
+    from crossbeat import console
+    from crossbeat.study.engine import estimate
+    from crossbeat.study.plan import plan
+
+    head = ["Arm", "Stage", "Trainings", "Updates", "Parameters", "Memory", "Time of one"]
+    console.table("", head, estimate(plan(asked, cohort_at(cohort_csv)), means))
+    console.then("the same command without --dry-run")
 
 
 def _phantom_of(asked: Study, folder: StudyFolder) -> Path:
