@@ -16,20 +16,34 @@ if TYPE_CHECKING:
     from crossbeat.study.plan import Study
 
 
+StudyYaml = Annotated[
+    Path | None, typer.Argument(metavar="STUDY.YAML", help="a study file; studies/ holds them")
+]
+OwnCsv = Annotated[
+    Path | None, typer.Argument(metavar="COHORT.CSV", help="the cohort; else the file's phantom is made")
+]
+Changes = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a line of the study file")
+]
+Threads = Annotated[
+    int, typer.Option(min=0, help="of a cell on the CPU; 0: as before, else the cores shared out, 1 on ray")
+]
+Results = Annotated[
+    Path | None, typer.Option("--results", metavar="FOLDER", help="render the evidence of this folder")
+]
+Add = Annotated[
+    list[Path], typer.Option("--add", metavar="OUT", help="put this study's finished cells into --results")
+]
+
+
 @app.command()
 def study(
-    study_yaml: Annotated[
-        Path | None, typer.Argument(metavar="STUDY.YAML", help="a study file; studies/ holds them")
-    ] = None,
-    cohort_csv: Annotated[
-        Path | None, typer.Argument(metavar="COHORT.CSV", help="the cohort; else the file's phantom is made")
-    ] = None,
+    study_yaml: StudyYaml = None,
+    cohort_csv: OwnCsv = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="OUT", help="folder of the study")
     ] = None,
-    changes: Annotated[
-        list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a line of the study file")
-    ] = [],  # noqa: B006
+    changes: Changes = [],  # noqa: B006
     arms: Annotated[str, typer.Option(help="compute these arms only, with commas")] = "",
     engine: Annotated[
         str, typer.Option(help="local, or ray (needs crossbeat's extra of that name)")
@@ -38,20 +52,12 @@ def study(
         str, typer.Option(help="of a Ray cluster that is running; else one is started here")
     ] = "",
     jobs: Annotated[int, typer.Option(min=1, help="cells at once, on the local engine")] = 1,
-    threads: Annotated[
-        int,
-        typer.Option(min=0, help="of a cell on the CPU; 0: as before, else the cores shared out, 1 on ray"),
-    ] = 0,
+    threads: Threads = 0,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, 32, bf16 or 16; the same for all cells")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would cost, and stop")] = False,
-    results: Annotated[
-        Path | None, typer.Option("--results", metavar="FOLDER", help="render the evidence of this folder")
-    ] = None,
-    add: Annotated[
-        list[Path],
-        typer.Option("--add", metavar="OUT", help="put this study's finished cells into --results"),
-    ] = [],  # noqa: B006
+    results: Results = None,
+    add: Add = [],  # noqa: B006
 ) -> None:
     """Train every arm of a study on the same patients and put it into one table; a second call goes on."""
     if results is not None:
