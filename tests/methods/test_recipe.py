@@ -111,7 +111,9 @@ def test_some_target_subjects_are_labelled_by_seed() -> None:
 
 
 def test_the_target_may_train_alone_on_its_own_labels() -> None:
-    recipe = Recipe.of({"source": {"sequence": "lge"}, "target": {"sequence": "lge"}, "target_labels": "train"})
+    recipe = Recipe.of(
+        {"source": {"sequence": "lge"}, "target": {"sequence": "lge"}, "target_labels": "train"}
+    )
     found = find_domains(cohort(), recipe, seed=0)
     assert scans(found.source) == []
     assert scans(found.target) == ["d_l"]
