@@ -18,10 +18,16 @@ from crossbeat.cohort import Cohort
 from crossbeat.errors import FileError
 from crossbeat.report import StudyView, write_study_report
 from crossbeat.report.study_charts import LONGEST_NAME, looks, short
-from crossbeat.report.study_figures import duration, memory, p_value, percent, signed
 from crossbeat.report.study_page import make_study_page, printed_values
-from crossbeat.report.study_slices import patient_views, worst_median_best
-from crossbeat.report.study_tables import differing_settings, patient_values, read_league, seed_means
+from crossbeat.report.study_slices import patient_views, why_no_pictures, worst_median_best
+from crossbeat.report.study_tables import (
+    differing_settings,
+    paired_values,
+    patient_values,
+    read_league,
+    seed_means,
+)
+from crossbeat.report.wording import p_value, signed
 
 VOID = {"meta", "link", "br", "wbr"}
 LONG = "propagation_of_labels_with_style_transfer_and_boundary_loss"
@@ -158,30 +164,6 @@ def test_missed_structures_are_counted_over_single_structures(view: StudyView) -
         "arm == 'source_only' and metric == 'dice' and level == '' and structure != 'mean'"
     )
     assert league.counted("source_only", "missed") == (rows["status"] == "missed").sum() > 0
-
-
-@pytest.mark.parametrize(
-    ("said", "expected"),
-    [
-        (p_value(0.00042), "< 0.001"),
-        (p_value(0.0461), "0.046"),
-        (p_value(0.5), "0.50"),
-        (p_value(float("nan")), "–"),
-        (signed(-0.0123, ""), "−0.012"),
-        (signed(2.345, "mm"), "+2.35"),
-        (percent(0.674), "67 %"),
-        (percent(-0.2), "−20 %"),
-        (percent(float("nan")), "–"),
-        (duration(8.13), "8.1 s"),
-        (duration(252), "4 min 12 s"),
-        (duration(7500), "2 h 05 min"),
-        (duration(float("nan")), "–"),
-        (memory(850), "850 MB"),
-        (memory(6321), "6.2 GB"),
-    ],
-)
-def test_numbers_are_printed_as_a_journal_would(said: str, expected: str) -> None:
-    assert said == expected
 
 
 def test_a_patient_is_averaged_over_frames_first_and_seeds_second() -> None:
@@ -415,6 +397,141 @@ def test_many_notes_are_folded_into_one(view: StudyView) -> None:
     found = make_study_page(replace(_empty(view), notes=notes))
     assert found.folded == notes
     assert not any(banner.head.startswith("cell") for banner in found.banners)
+
+
+def test_nominal_spacing_is_said_at_the_head_and_marks_every_mm(view: StudyView, tmp_path: Path) -> None:
+    nominal = replace(view, nominal_scans=3, tested_scans=9, side_by_side=view.side_by_side.assign(unit="mm"))
+    found = written(nominal, tmp_path)
+    assert "mm and ml are nominal: the voxel spacing of 3 of 9 scans is a stand-in" in found.text
+    cells = [cell for table in found.tables.values() for line in table for cell in line]
+    assert sum("mm†" in cell for cell in cells) > 8
+    assert not [cell for cell in cells if re.search(r"\bmm\b(?!†)", cell)]
+    charts = [value for _, name, value in found.attributes if name == "aria-label" and "HD95, mm" in value]
+    assert len(charts) == 2
+    assert all("HD95, mm† (nominal): " in label for label in charts)
+    assert ("div", "id", "nominal") in found.attributes
+
+
+def test_measured_spacing_has_no_mark(page: Page) -> None:
+    assert "†" not in page.text
+    assert "nominal" not in page.text
+
+
+def test_a_transductive_split_is_said_and_its_arms_named_where_others_are_not(view: StudyView) -> None:
+    def heads(told: list[bool]) -> list[str]:
+        arms = tuple(
+            replace(a, settings={"transductive": t}) for a, t in zip(_empty(view).arms, told, strict=True)
+        )
+        return [banner.head for banner in make_study_page(replace(_empty(view), arms=arms)).banners]
+
+    assert "Transductive:" in heads([True, True])
+    assert "Transductive (target_supervised):" in heads([False, True])
+    assert not any(head.startswith("Transductive") for head in heads([False, False]))
+
+
+def test_a_patients_pair_runs_over_the_frames_and_seeds_that_both_arms_have() -> None:
+    def row(arm: str, seed: int, phase: str, value: float) -> dict[str, Any]:
+        return {"arm": arm, "seed": seed, "subject": "p", "scan": "p", "phase": phase, "level": "", "structure": "LV",
+                "metric": "dice", "unit": "", "value": value, "status": "ok"}  # fmt: skip
+
+    scores = pd.DataFrame(
+        [row("a", 0, "ED", 0.8), row("a", 0, "ES", 0.4), row("b", 0, "ED", 0.6), row("b", 0, "ES", np.nan),
+         row("b", 1, "ED", 0.1)]
+    )  # fmt: skip
+    # ES has no value by b and seed 1 was never run by a, so that ED of seed 0 is left, although a's mean is 0.6
+    assert paired_values(scores, "LV", "dice", "", "a", "b") == {"p": (0.6, 0.8)}
+    assert paired_values(scores, "LV", "dice", "", "c", "b") == {}
+
+
+def test_the_paired_charts_agree_with_the_difference_of_the_league(view: StudyView) -> None:
+    from crossbeat.study.league import league
+
+    lost = (view.scores["arm"] == "weak_transfer") & (view.scores["phase"] == "ES")
+    lost &= view.scores["subject"] == "patient003"
+    scores = view.scores.assign(value=view.scores["value"].mask(lost))
+    table = league(scores, reference="source_only", draws=50).set_index(["arm", "structure", "metric"])
+    pairs = paired_values(scores, "mean", "dice", "", "weak_transfer", "source_only")
+    expected = table.loc[("weak_transfer", "mean", "dice"), "difference"]
+    assert np.mean([one - other for other, one in pairs.values()]) == pytest.approx(expected, abs=1e-12)
+    plain = patient_values(scores, "mean", "dice", "")
+    means = [plain["weak_transfer"][p][0] - plain["source_only"][p][0] for p in pairs]
+    assert np.mean(means) != pytest.approx(expected, abs=1e-4)
+
+
+def test_the_dice_beside_a_picture_is_of_the_seed_whose_prediction_it_shows(
+    view: StudyView, hearts: Callable[..., Cohort]
+) -> None:
+    pictured = _with_pictures(view, hearts(0, 3))
+    arms = (replace(pictured.arms[0], seed=1), *pictured.arms[1:])
+    patient = patient_views(replace(pictured, arms=arms), "mean")[0]
+    notes = {column.arm: column.note for column in patient.columns}
+    assert (notes["source_only"], notes["weak_transfer"]) == ("seed 1", "")
+    assert "Predictions of seed 0 where no other is named." in patient.sentence
+    rows = pictured.scores.query("level == '' and structure == 'mean' and metric == 'dice' and seed == 1")
+    mine = rows[(rows["arm"] == "source_only") & (rows["scan"] == patient.scan)]
+    shown = next(column.dice for column in patient.columns if column.arm == "source_only")
+    phase = [float(mine[mine["phase"] == p]["value"].mean()) for p in ("ED", "ES")]
+    assert shown in {f"Dice {value:.3f}" for value in (*phase, float(np.mean(phase)))}
+
+
+def test_an_arm_whose_first_seed_failed_shows_the_dice_of_the_next(
+    view: StudyView, hearts: Callable[..., Cohort]
+) -> None:
+    pictured = _with_pictures(view, hearts(0, 3))
+    gone = (pictured.scores["arm"] == "source_only") & (pictured.scores["seed"] == 0)
+    columns = patient_views(replace(pictured, scores=pictured.scores[~gone]), "mean")[0].columns
+    (source,) = [column for column in columns if column.arm == "source_only"]
+    assert source.note == "seed 1"
+    assert source.dice.startswith("Dice 0.")
+
+
+def test_the_page_says_why_there_are_no_pictures(view: StudyView, hearts: Callable[..., Cohort]) -> None:
+    assert "not at hand" in why_no_pictures(view, "mean")
+    strangers = replace(view, tested=hearts(0, 3))
+    assert why_no_pictures(strangers, "mean") == "none of the scans at hand has a Dice"
+    pictured = _with_pictures(view, hearts(0, 3))
+    known = pictured.scores["subject"].isin(["s90", "s91", "s92"]) & (pictured.scores["arm"] == "source_only")
+    apart = replace(pictured, scores=pictured.scores[~known])
+    assert patient_views(apart, "mean") == []
+    assert "no tested patient has a Dice by every arm" in why_no_pictures(apart, "mean")
+
+
+def test_charts_of_an_earlier_page_are_removed_and_other_files_are_not(
+    view: StudyView, tmp_path: Path
+) -> None:
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    for name in (
+        "paired-7-an-arm-of-old.svg",
+        "learning-old-loss.svg",
+        "mine.svg",
+        "paired-notes.txt",
+        "boxes.svg",
+    ):
+        (folder / name).write_text("old")
+    write_study_report(replace(_empty(view), scores=pd.DataFrame()), tmp_path)
+    assert {file.name for file in folder.iterdir()} == {"mine.svg", "paired-notes.txt", "boxes.svg"}
+
+
+def test_one_differs_and_two_differ(view: StudyView, tmp_path: Path) -> None:
+    arms = tuple(
+        replace(a, settings={"steps": 10 + i, "size": "demo"}, finished=1)
+        for i, a in enumerate(_empty(view).arms)
+    )
+    text = " ".join(written(replace(_empty(view), arms=arms), tmp_path).text.split())
+    assert "1 of the settings that all arms have differs; 1 is the same in all and not listed." in text
+
+
+def test_the_best_arm_is_not_said_to_lie_between_the_bounds(view: StudyView, tmp_path: Path) -> None:
+    ranked = view.league.assign(
+        rank=view.league["arm"].map({"weak_transfer": 1, LONG: 2}).fillna(0).astype(int)
+    )
+    behind = replace(
+        view, league=ranked.assign(to_best=np.where(ranked["rank"] == 2, -0.02, np.nan)), breakdowns={}
+    )
+    text = written(behind, tmp_path).text
+    assert "against weak_transfer, the best of the other arms." in text
+    assert "between the bounds" not in text
 
 
 def _empty(view: StudyView) -> StudyView:

@@ -10,6 +10,7 @@ from typing import Final
 from crossbeat.report.run_folder import RunFolder
 from crossbeat.report.tables import Failure
 from crossbeat.report.trained import Overlap, Trained
+from crossbeat.report.wording import count
 
 SIZES: Final = {
     "demo": (
@@ -50,34 +51,40 @@ def banners(folder: RunFolder, overlap: Overlap, failed: Sequence[Failure]) -> I
     if folder.size in SIZES:
         _, head, text = SIZES[folder.size]
         yield Banner(head, text)
-    if nominal_reason(folder):
-        yield Banner("mm and ml are nominal:", nominal_reason(folder), anchor="nominal")
+    if folder.nominal:
+        yield nominal_spacing(len(folder.nominal), len(folder.scans))
     if folder.settings.get("transductive"):
-        yield Banner(
-            "Transductive:",
-            "subjects of the test split were also seen in training (their source images, and target images "
-            "without labels). Not comparable with a test on unseen patients.",
-        )
+        yield transductive()
     if folder.run and "finished" in folder.run and not folder.run["finished"]:
         yield Banner("Training was not finished:", f"{_resume_command(folder)} goes on with it.")
     if failed:
         scans = list(dict.fromkeys(f.scan for f in failed))
         yield Banner(
-            f"{_count(len(failed), 'structure')} missed in {_count(len(scans), 'scan')}:",
+            f"{count(len(failed), 'structure')} missed in {count(len(scans), 'scan')}:",
             f"{_failed_phrase(failed)}. In each of these volumes only one of the two masks has the structure; they "
             "are in every mean, with Dice 0.",
             bad=True,
         )
 
 
-def nominal_reason(folder: RunFolder) -> str:
-    """Why mm and ml are marked; '' where all spacings come from headers."""
-    if not folder.nominal:
-        return ""
-    return (
-        f"the voxel spacing of {len(folder.nominal)} of {len(folder.scans)} scans is a stand-in, not the scanner's. "
+def nominal_spacing(nominal: int, scans: int) -> Banner:
+    """Says that mm and ml are no measurements, since so many of the scans lack their true voxel spacing."""
+    return Banner(
+        "mm and ml are nominal:",
+        f"the voxel spacing of {nominal} of {count(scans, 'scan')} is a stand-in, not the scanner's. "
         "Figures with a † are no measurements. Dice and ejection fraction are counted in voxels, but do depend on it "
-        "too: scans are resampled from that spacing to the network's pixels, so a wrong one changes what it predicts."
+        "too: scans are resampled from that spacing to the network's pixels, so a wrong one changes what it predicts.",
+        anchor="nominal",
+    )
+
+
+def transductive(arms: Sequence[str] = ()) -> Banner:
+    """Says that tested subjects were seen in training; `arms` names those of a study, none where all of them did."""
+    named = f" ({', '.join(arms)})" if arms else ""
+    return Banner(
+        f"Transductive{named}:",
+        "subjects of the test split were also seen in training (their source images, and target images "
+        "without labels). Not comparable with a test on unseen patients.",
     )
 
 
@@ -85,7 +92,7 @@ def _not_a_test(overlap: Overlap, trained: Trained) -> Banner:
     head = f"{overlap.trained} of {overlap.scans} scored scans were trained on: not a test."
     text = "What stands below shows how well they were learnt, not how well others will be segmented."
     if overlap.of_known_patients:
-        others = f"{_count(overlap.of_known_patients, 'scored scan')} of patients of whom other scans were trained on"
+        others = f"{count(overlap.of_known_patients, 'scored scan')} of patients of whom other scans were trained on"
         if overlap.trained:
             text += f" A further {others}."
         else:
@@ -102,7 +109,7 @@ def _failed_phrase(failed: Sequence[Failure]) -> str:
         by_scan.setdefault(f.scan, []).append(f"{f.structure} at {f.phase or f'frame {f.frame}'}")
     named = [f"{scan} ({', '.join(of)})" for scan, of in list(by_scan.items())[:MOST_NAMED]]
     more = len(by_scan) - len(named)
-    return ", ".join(named) + (f" and {_count(more, 'further scan')}, listed under Failures" if more else "")
+    return ", ".join(named) + (f" and {count(more, 'further scan')}, listed under Failures" if more else "")
 
 
 def _resume_command(folder: RunFolder) -> str:
@@ -112,7 +119,3 @@ def _resume_command(folder: RunFolder) -> str:
     if words[1:2] != ["train"] or "--resume" in words:
         return command
     return f"{command} --resume" if len(words) > 3 else f"{command} … --resume"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from typing import Final
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cbook import boxplot_stats
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from crossbeat.report.svg import (
     panel,
     standalone,
 )
+from crossbeat.report.wording import count, signed
 
 MOST_POINTS: Final = 400
 """Points of a curve in the page; longer logs are drawn as means of neighbouring rows."""
@@ -39,6 +41,39 @@ class Chart:
     file: str
 
 
+@dataclass(frozen=True)
+class Box:
+    """What a box shows of some values: quartiles, median, and the ends of the whiskers."""
+
+    low: float
+    """Smallest value within 1.5 interquartile ranges of the box."""
+    first: float
+    median: float
+    third: float
+    high: float
+    """Largest value within 1.5 interquartile ranges of the box."""
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Box:
+        """The box of one value and more."""
+        (found,) = boxplot_stats(values)
+        return cls(*(float(found[name]) for name in ("whislo", "q1", "med", "q3", "whishi")))
+
+    def up_to(self, end: float) -> Box:
+        """As it is drawn on an axis that ends there: what lies beyond sits on its end, nothing else moves."""
+        return Box(*(min(value, end) for value in astuple(self)))
+
+
+def axis_end(points: Iterable[tuple[float, bool]], *, room: float) -> float:
+    """Where an axis of distances ends: a share `room` beyond the largest value (value, missed) without a miss.
+
+    Where every value was missed it ends at the largest of them, and where there is none at 1.
+    """
+    points = list(points)
+    good = [value for value, missed in points if not missed]
+    return max(good) * (1 + room) if good else max((value for value, _ in points), default=1.0)
+
+
 @in_page_style
 def box_chart(
     name: str, title: str, values: Mapping[str, Sequence[tuple[str, float, bool]]], *, bounded: bool
@@ -48,17 +83,18 @@ def box_chart(
     `values` gives for each structure (patient, value, missed). A missed structure is drawn as a cross. Where
     the values have no upper bound, the axis ends a little above the worst patient without a miss, and what
     lies beyond sits on its upper edge: a missed structure costs a whole image diagonal and would flatten
-    all the rest. Undefined values (nan) are not drawn.
+    all the rest. Quartiles and median are those of the true values. Undefined values (nan) are not drawn.
     """
     figure, axes = panel()
     titles: dict[str, str] = {}
     kept = {s: [v for v in points if np.isfinite(v[1])] for s, points in values.items()}
-    top = _top([v for points in kept.values() for v in points], bounded)
+    every = [(value, missed) for points in kept.values() for _, value, missed in points]
+    top = 1.0 if bounded else axis_end(every, room=0.15)
     for place, (structure, points) in enumerate(kept.items()):
         colour = COLOURS.get(structure, MUTED)
         numbers = np.array([value for _, value, _ in points])
         if len(numbers):
-            _box(axes, place, np.minimum(numbers, top), colour)
+            _box(axes, place, Box.of(numbers).up_to(top), colour)
         for offset, (patient, value, missed) in zip(_beside(np.minimum(numbers, top)), points, strict=True):
             gid = f"point-{len(titles)}"
             titles[gid] = f"{patient}: {structure} {value:.3g}" + (" (missed)" if missed else "")
@@ -73,7 +109,9 @@ def box_chart(
     axes.set_xlim(-0.6, len(kept) - 0.4)
     axes.set_ylim(*_limits([min(v[1], top) for p in kept.values() for v in p], top, bounded))
     label = f"Box plot of {title} by structure: " + "; ".join(
-        f"{s} median {np.median([v[1] for v in p]):.3g} over {len(p)} patients" for s, p in kept.items() if p
+        f"{s} median {np.median([v[1] for v in p]):.3g} over {count(len(p), 'patient')}"
+        for s, p in kept.items()
+        if p
     )
     return _chart(figure, name, label, titles)
 
@@ -166,7 +204,7 @@ def agreement_chart(
     for limit in limits:
         axes.axhline(limit, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     for value, text in ((bias, "bias"), (limits[0], "−1.96 SD"), (limits[1], "+1.96 SD")):
-        axes.annotate(f"{text}\n{signed(value)}", (1, value), xycoords=("axes fraction", "data"),
+        axes.annotate(f"{text}\n{signed(value, digits=1)}", (1, value), xycoords=("axes fraction", "data"),
                       xytext=(4, 0), textcoords="offset points", va="center", color=MUTED, fontsize=8.5)  # fmt: skip
     axes.set_title(title)
     axes.set_xlabel("mean of predicted and reference")
@@ -176,30 +214,19 @@ def agreement_chart(
     return _chart(figure, name, label, titles)
 
 
-def signed(value: float) -> str:
-    """A difference with its sign and one decimal; what rounds to nought has none."""
-    said = f"{value:+.1f}".replace("-", "−")
-    return "0.0" if said in ("+0.0", "−0.0") else said
-
-
 def _chart(figure: Figure, name: str, label: str, titles: Mapping[str, str]) -> Chart:
     text = draw(figure, name)
     return Chart(name, inline(text, label, titles), standalone(text))
 
 
-def _box(axes: Axes, place: int, numbers: NDArray[np.float64], colour: str) -> None:
-    axes.boxplot(
-        numbers, positions=[place], widths=0.5, manage_ticks=False, showfliers=False, zorder=2,
+def _box(axes: Axes, place: int, box: Box, colour: str) -> None:
+    stats = {"whislo": box.low, "q1": box.first, "med": box.median, "q3": box.third, "whishi": box.high}
+    axes.bxp(
+        [stats], positions=[place], widths=0.5, manage_ticks=False, showfliers=False, zorder=2,
         patch_artist=True, boxprops={"facecolor": colour, "alpha": 0.22, "linewidth": 0},
         medianprops={"color": INK, "linewidth": 1.6}, whiskerprops={"color": colour, "linewidth": 1.2},
         capprops={"linewidth": 0},
     )  # fmt: skip
-
-
-def _top(points: Sequence[tuple[str, float, bool]], bounded: bool) -> float:
-    """Value at which the axis ends."""
-    good = [value for _, value, missed in points if not missed]
-    return float("inf") if bounded or not good else max(good) * 1.15
 
 
 def _limits(values: Sequence[float], top: float, bounded: bool) -> tuple[float, float]:
@@ -208,7 +235,7 @@ def _limits(values: Sequence[float], top: float, bounded: bool) -> tuple[float, 
     if bounded:
         low = max(0.0, np.floor((min(values) - 0.03) * 10) / 10)
         return low - _ROOM * (1 - low), 1.0
-    high = max(values) * 1.04 if np.isinf(top) else top * 1.02
+    high = top * 1.02 or 1.0
     return -_ROOM * high, high
 
 

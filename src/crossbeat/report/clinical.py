@@ -13,6 +13,7 @@ import pandas as pd
 from crossbeat.report.charts import Chart, agreement_chart, volume_chart
 from crossbeat.report.domains import domain_name, parted
 from crossbeat.report.run_folder import RunFolder
+from crossbeat.report.wording import count
 from crossbeat.statistics import agreement_table, summarise
 
 MOST_CURVES: Final = 12
@@ -150,7 +151,7 @@ def index_table(table: pd.DataFrame, nominal: set[str]) -> IndexTable | None:
         Column(index_name(c)[0], marked and index_name(c)[1] in _LENGTHS) for c in (*_FRAMES, *measured)
     ]
     sentence = (
-        f"{_count(len(table), 'scan')}, from the predicted masks; mean and SD over patients, of the scans that have "
+        f"{count(len(table), 'scan')}, from the predicted masks; mean and SD over patients, of the scans that have "
         "the index. Frames count from 0: given by the cohort.csv, or found in the predicted volume curve. A dash is a "
         "structure or phase that is not there to be measured. indices.csv holds more."
     )
@@ -219,10 +220,10 @@ def _clinical(
         t.iloc[part.loc[part["of"] == i, "line"].tolist()] for i, t in enumerate(_tables(folder))
     )
     overlap = folder.trained.overlap(part)
-    said = f"{_count(part['subject'].nunique(), 'patient')}, {_count(overlap.scans, 'scan')}"
+    said = f"{count(part['subject'].nunique(), 'patient')}, {count(overlap.scans, 'scan')}"
     said += " of the test split" if is_test else ""
     if len(rest):
-        said += f"; {_count(rest['scan'].nunique(), 'scan')} of other splits in the files, not here"
+        said += f"; {count(rest['scan'].nunique(), 'scan')} of other splits in the files, not here"
     if overlap.there:
         said += "; no intervals, since some of them were seen in training"
     compared = agreements(pairs, folder.nominal, number, intervals=not overlap.there) if len(pairs) else []
@@ -293,7 +294,3 @@ def _cell(value: object, column: str, nominal: bool) -> Cell:
         if _there(value)
         else Cell("–", False)
     )
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -11,10 +11,9 @@ from typing import Any, Final
 from jinja2 import Environment, StrictUndefined
 
 from crossbeat import __version__
-from crossbeat.report.banners import SIZES as SIZES
-from crossbeat.report.banners import Banner as Banner
+from crossbeat.report.banners import Banner
 from crossbeat.report.cases import CaseView
-from crossbeat.report.charts import Chart, box_chart, signed
+from crossbeat.report.charts import Chart, box_chart
 from crossbeat.report.clinical import Clinical, Figure, VolumeCurves
 from crossbeat.report.domains import SEQUENCES, domain_name
 from crossbeat.report.run_folder import Missing, RunFolder
@@ -39,14 +38,12 @@ from crossbeat.report.tables import (
     share,
 )
 from crossbeat.report.trained import Overlap, Trained
+from crossbeat.report.wording import count, number, rounded, signed
 from crossbeat.statistics import FEWEST_PATIENTS
 
 NAMES: Final = {
     "LV": "LV cavity", "MYO": "Myocardium", "RV": "RV cavity", "SCAR": "Scar", "EDEMA": "Oedema",
 }  # fmt: skip
-
-DIGITS: Final = {"": 3, "mm": 2, "voxel": 2, "ml": 1, "g": 1, "percent": 1}
-"""Decimals that a number of this unit deserves."""
 
 DEFINITIONS: Final = (
     ("Dice", "2 |P ∩ R| / (|P| + |R|) of predicted and reference voxels: 0 is nothing shared, 1 is equal."),
@@ -167,16 +164,6 @@ def render(page: Page) -> str:
     return environment.from_string(_resource("page.html")).render(page=page)
 
 
-def number(value: float, unit: str) -> str:
-    """A number with the decimals that its unit deserves; a dash where it is undefined."""
-    return f"{value:.{DIGITS.get(unit, 2)}f}" if math.isfinite(value) else "–"
-
-
-def rounded(value: float, unit: str) -> str:
-    """As `number`, but a distance with one decimal: for tables of many columns."""
-    return f"{value:.1f}" if unit in ("mm", "voxel") and math.isfinite(value) else number(value, unit)
-
-
 def spread(score: Score) -> str:
     """Mean ± SD with the unit, marked where it is nominal: '2.32 ± 1.45 mm (nominal)'; one patient has no SD."""
     said = number(score.summary.mean, score.unit)
@@ -196,7 +183,7 @@ def interval(score: Score) -> str:
 
 def figure(found: Figure) -> str:
     """A difference with its sign and, in brackets, its 95 % interval: '+2.1 (+0.4 to +3.8)'."""
-    value, low, high = (signed(v) if math.isfinite(v) else "–" for v in (found.value, found.low, found.high))
+    value, low, high = (signed(v, digits=1) for v in (found.value, found.low, found.high))
     return value + (f" ({low} to {high})" if math.isfinite(found.low) else "")
 
 
@@ -257,7 +244,7 @@ def lead(folder: RunFolder, blocks: Sequence[Block]) -> list[str]:
         sentences.append(
             "Scored on "
             + "; ".join(
-                f"{_count(b.subjects, 'subject')} ({_count(b.scans, 'scan')}"
+                f"{count(b.subjects, 'subject')} ({count(b.scans, 'scan')}"
                 + (f", {domain_name(b.name, b.scores)}" if b.name else "")
                 + (", test split)" if b.is_test else ")")
                 for b in blocks
@@ -292,7 +279,7 @@ def next_step(folder: RunFolder, parts: Sequence[Part]) -> tuple[str, str]:
 
 
 def _scope_sentence(block: Block) -> str:
-    said = f"{_count(block.subjects, 'patient')}, {_count(block.scans, 'scan')}"
+    said = f"{count(block.subjects, 'patient')}, {count(block.scans, 'scan')}"
     if block.is_test:
         said += " of the test split; no other split counts here."
     else:
@@ -302,8 +289,8 @@ def _scope_sentence(block: Block) -> str:
     left_out = not_looked_at(block)
     if any(left_out.values()):
         said += (
-            f" Left out, because nobody labelled them: {_count(left_out['unlabelled_frames'], 'whole frame')}, "
-            f"and {_count(left_out['unknown_voxels'], 'voxel')} of labelled frames."
+            f" Left out, because nobody labelled them: {count(left_out['unlabelled_frames'], 'whole frame')}, "
+            f"and {count(left_out['unknown_voxels'], 'voxel')} of labelled frames."
         )
     return said
 
@@ -319,7 +306,7 @@ def _slices_sentence(block: Block) -> str:
         else "though both have it in other slices of the volume"
     )
     return (
-        f"In single slices a structure stands in only one of the two masks {_count(sum(by_level.values()), 'time')}, "
+        f"In single slices a structure stands in only one of the two masks {count(sum(by_level.values()), 'time')}, "
         f"{among}: {where}. At the ends of the heart annotators differ in which slice they draw first and last."
     )
 
@@ -358,17 +345,11 @@ def _part_phrase(
     role = "target " if "target" in part else "source " if settings.get("target") else ""
     rows = [trained.rows[scan] for scan in scans if scan in trained.rows]
     if len(rows) < len(scans):
-        return f"{_count(len(scans), 'scan')} ({role}{labels})"
+        return f"{count(len(scans), 'scan')} ({role}{labels})"
     of = share(part, "", rows)
     sequences = ", ".join(SEQUENCES.get(s, s) for s in of.sequences.split(", "))
     vendor = f", vendor {of.vendors}" if of.vendors else ""
-    return (
-        f"{_count(of.subjects, 'subject')} ({role}{sequences}, {_count(of.scans, 'scan')}, {labels}{vendor})"
-    )
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+    return f"{count(of.subjects, 'subject')} ({role}{sequences}, {count(of.scans, 'scan')}, {labels}{vendor})"
 
 
 def _resource(name: str) -> str:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from crossbeat.report.charts import MOST_POINTS, Chart
+from crossbeat.report.charts import MOST_POINTS, Box, Chart, axis_end
 from crossbeat.report.study_tables import Standing
 from crossbeat.report.study_view import ArmView
 from crossbeat.report.svg import (
@@ -28,16 +28,20 @@ from crossbeat.report.svg import (
     panel,
     standalone,
 )  # fmt: skip
+from crossbeat.report.wording import count, percent
 
 LONGEST_NAME: Final = 21
 """Letters of an arm's name in a chart; longer names are cut in the middle, and said in full when pointed at."""
 
 HIGHER: Final = SERIES[2]
 LOWER: Final = SERIES[4]
-"""Colours of a patient who fares better or worse; told apart by all common kinds of colour blindness."""
+"""Colours of a patient who fares better or worse; told apart by all common kinds of colour blindness. Ties are grey."""
 
 Values = Mapping[str, Mapping[str, tuple[float, bool]]]
 """Arm → patient → (value, whether missed)."""
+
+Pairs = Mapping[str, tuple[float, float]]
+"""Patient → (value by the reference arm, value by another)."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,13 @@ def league_chart(
     lines: Mapping[str, Standing],
     seeds: Mapping[str, Mapping[int, float]],
     said: Callable[[float], str],
+    *,
+    bounded: bool,
 ) -> Chart:
     """A dot an arm with its 95 % interval, its seeds as small rings, the bounds as a band.
 
     `lines` and `seeds` hold the arms that have a result; `said` writes a value. An arm without one keeps its
-    place and says so.
+    place and says so. `bounded` values lie between 0 and 1, others above 0, and the axis shows no more than that.
     """
     figure, axes = _arm_panel(title, arms)
     titles: dict[str, str] = {}
@@ -96,17 +102,19 @@ def league_chart(
         colour = look[arm.name].colour
         for value in seeds.get(arm.name, {}).values() if len(seeds.get(arm.name, {})) > 1 else ():
             axes.plot(value, place - 0.27, "o", markersize=3.2, markerfacecolor="none", markeredgecolor=MUTED,
-                      markeredgewidth=0.8)  # fmt: skip
+                      markeredgewidth=0.8, clip_on=False)  # fmt: skip
         if math.isfinite(line.low):
             axes.plot([line.low, line.high], [place, place], color=colour, linewidth=2.4, alpha=0.75,
                       solid_capstyle="round", zorder=3)  # fmt: skip
         gid = f"point-{len(titles)}"
         interval = f", 95 % interval {said(line.low)} to {said(line.high)}" if math.isfinite(line.low) else ""
-        titles[gid] = f"{arm.name}: {said(line.mean)}{interval}, {line.n_patients} patients"
+        titles[gid] = f"{arm.name}: {said(line.mean)}{interval}, {count(line.n_patients, 'patient')}"
         axes.plot(line.mean, place, look[arm.name].mark, gid=gid, color=colour, markersize=8, markeredgecolor=CARD,
-                  markeredgewidth=0.9, zorder=4)  # fmt: skip
+                  markeredgewidth=0.9, zorder=4, clip_on=False)  # fmt: skip
         _write(axes, place, said(line.mean), INK)
     axes.margins(x=0.06)
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, 0.0), min(high, 1.0) if bounded else high)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return _chart(figure, name, f"{title} of every arm: " + "; ".join(titles.values()), titles)
 
@@ -131,18 +139,16 @@ def gap_chart(name: str, title: str, arms: Sequence[ArmView], lines: Mapping[str
             ends = np.clip([line.gap_low, line.gap_high], *_WIDEST)
             axes.plot(ends, [place, place], color=look[arm.name].colour, linewidth=2.4, alpha=0.75,
                       solid_capstyle="round", zorder=3)  # fmt: skip
-            interval = f", 95 % interval {line.gap_low:.0%} to {line.gap_high:.0%}"
+            interval = f", 95 % interval {percent(line.gap_low)} to {percent(line.gap_high)}"
         gid = f"point-{len(titles)}"
-        titles[gid] = f"{arm.name}: {line.gap_closed:.0%} of the gap closed{interval}"
+        titles[gid] = f"{arm.name}: {percent(line.gap_closed)} of the gap closed{interval}"
         at = float(np.clip(line.gap_closed, *_WIDEST))
         axes.plot(at, place, "o", gid=gid, color=look[arm.name].colour, markersize=8, markeredgecolor=CARD,
                   markeredgewidth=0.9, zorder=4)  # fmt: skip
-        _write(axes, place, f"{line.gap_closed:.0%}".replace("%", " %").replace("-", "−"), INK)
+        _write(axes, place, percent(line.gap_closed), INK)
     axes.margins(x=0.06)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda v, _: f"{v:.0%}".replace("%", " %").replace("-", "−"))
-    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: percent(v)))
     return _chart(figure, name, f"{title}: " + "; ".join(titles.values()), titles)
 
 
@@ -151,7 +157,7 @@ def paired_chart(
     name: str,
     arm: str,
     reference: str,
-    values: Values,
+    pairs: Pairs,
     limits: tuple[float, float],
     said: Callable[[float], str],
 ) -> Chart | None:
@@ -159,27 +165,26 @@ def paired_chart(
 
     `limits` are those of the axis, the same for all arms of a page, so that slopes can be compared.
     """
-    before, after = values.get(reference, {}), values.get(arm, {})
-    pairs = [(p, before[p][0], after[p][0]) for p in after if p in before]
     if not pairs:
         return None
     figure, axes = panel(width_in=2.2, height_in=2.15)
     titles: dict[str, str] = {}
-    for patient, one, other in pairs:
+    for patient, (one, other) in pairs.items():
         gid = f"line-{len(titles)}"
         titles[gid] = f"{patient}: {said(one)} → {said(other)}"
-        axes.plot([0, 1], [one, other], "-o", gid=gid, color=HIGHER if other >= one else LOWER, linewidth=1.2,
-                  markersize=4, markeredgecolor=CARD, markeredgewidth=0.5, alpha=0.85)  # fmt: skip
-    means = [float(np.mean([pair[i] for pair in pairs])) for i in (1, 2)]
+        colour = HIGHER if other > one else LOWER if other < one else MUTED
+        axes.plot([0, 1], [one, other], "-o", gid=gid, color=colour, linewidth=1.2, markersize=4,
+                  markeredgecolor=CARD, markeredgewidth=0.5, alpha=0.85, clip_on=False)  # fmt: skip
+    means = [float(np.mean([pair[i] for pair in pairs.values()])) for i in (0, 1)]
     axes.plot([0, 1], means, "-", color=INK, linewidth=2.4, zorder=5)
     axes.set_xlim(-0.35, 1.35)
     axes.set_ylim(*limits)
     axes.set_xticks([0, 1], [short(reference), "this arm"])
     axes.set_title(short(arm), x=-0.16, fontsize=9.5)
-    higher = sum(other > one for _, one, other in pairs)
-    count = f"{higher} of {len(pairs)} higher"
-    axes.set_xlabel(count)
-    what = f"{arm} against {reference} by patient: {count}, mean {said(means[0])} to {said(means[1])}"
+    higher = sum(other > one for one, other in pairs.values())
+    told = f"{higher} of {len(pairs)} higher"
+    axes.set_xlabel(told)
+    what = f"{arm} against {reference} by patient: {told}, mean {said(means[0])} to {said(means[1])}"
     return _chart(figure, name, what, titles)
 
 
@@ -188,13 +193,14 @@ def arm_boxes(name: str, title: str, arms: Sequence[ArmView], values: Values, *,
     """Boxes (quartiles, median, whiskers to 1.5 interquartile ranges), one an arm, with each patient as a point.
 
     Where the values have no upper bound the axis ends a little beyond the largest one without a miss; what
-    lies beyond sits on its end, since a missed structure costs a whole image diagonal.
+    lies beyond sits on its end, since a missed structure costs a whole image diagonal. Quartiles and median are
+    those of the true values.
     """
     figure, axes = _arm_panel(title, arms)
     titles: dict[str, str] = {}
     look = looks(arms)
-    good = [v for found in values.values() for v, missed in found.values() if not missed]
-    top = 1.0 if bounded or not good else max(good) * 1.1
+    every = [point for found in values.values() for point in found.values()]
+    top = 1.0 if bounded else axis_end(every, room=0.1)
     medians = []
     for place, arm in enumerate(arms):
         found = values.get(arm.name, {})
@@ -202,10 +208,10 @@ def arm_boxes(name: str, title: str, arms: Sequence[ArmView], values: Values, *,
             axes.annotate("failed" if arm.failed else "no result", (0.02, place), color=MUTED, fontsize=8.5,
                           xycoords=("axes fraction", "data"), va="center")  # fmt: skip
             continue
-        numbers = np.minimum([v for v, _ in found.values()], top)
-        colour = look[arm.name].colour
-        _lying_box(axes, place, numbers, colour)
-        medians.append(f"{arm.name} median {np.median(numbers):.3g} over {len(found)} patients")
+        numbers = np.array([v for v, _ in found.values()])
+        colour, box = look[arm.name].colour, Box.of(numbers)
+        _lying_box(axes, place, box.up_to(top), colour)
+        medians.append(f"{arm.name} median {box.median:.3g} over {count(len(found), 'patient')}")
         offsets = np.asarray([0.0, -0.13, 0.13, -0.22, 0.22])[np.argsort(np.argsort(numbers)) % 5]
         for (patient, (value, missed)), offset in zip(found.items(), offsets, strict=True):
             gid = f"point-{len(titles)}"
@@ -213,9 +219,9 @@ def arm_boxes(name: str, title: str, arms: Sequence[ArmView], values: Values, *,
             axes.plot(min(value, top), place + offset, "X" if missed else "o", gid=gid, clip_on=False, zorder=4,
                       color=colour, markeredgecolor=INK if missed else CARD, markeredgewidth=0.5,
                       markersize=5.5 if missed else 3.6, alpha=0.85)  # fmt: skip
-    if good:
-        low = min(v for found in values.values() for v, _ in found.values())
-        axes.set_xlim(max(0.0, np.floor((low - 0.03) * 10) / 10) if bounded else 0.0, top * 1.01)
+    if every:
+        low = min(value for value, _ in every)
+        axes.set_xlim(max(0.0, np.floor((low - 0.03) * 10) / 10) if bounded else 0.0, top * 1.01 or 1.0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return _chart(figure, name, f"Box plot of {title} by arm: " + "; ".join(medians), titles)
 
@@ -293,14 +299,13 @@ def _write(axes: Axes, place: int, text: str, colour: str) -> None:
                   va="center", color=colour, fontsize=9)  # fmt: skip
 
 
-def _lying_box(axes: Axes, place: int, numbers: NDArray[np.float64], colour: str) -> None:
-    first, median, third = np.percentile(numbers, [25, 50, 75])
-    reach = 1.5 * (third - first)
-    inside = numbers[(numbers >= first - reach) & (numbers <= third + reach)]
-    axes.plot([inside.min(), first], [place, place], color=colour, linewidth=1.2, zorder=2)
-    axes.plot([third, inside.max()], [place, place], color=colour, linewidth=1.2, zorder=2)
-    axes.barh(place, third - first, 0.62, left=first, color=colour, alpha=0.22, linewidth=0, zorder=2)
-    axes.plot([median, median], [place - 0.36, place + 0.36], color=INK, linewidth=1.8, zorder=5)
+def _lying_box(axes: Axes, place: int, box: Box, colour: str) -> None:
+    axes.plot([box.low, box.first], [place, place], color=colour, linewidth=1.2, zorder=2)
+    axes.plot([box.third, box.high], [place, place], color=colour, linewidth=1.2, zorder=2)
+    axes.barh(
+        place, box.third - box.first, 0.62, left=box.first, color=colour, alpha=0.22, linewidth=0, zorder=2
+    )
+    axes.plot([box.median, box.median], [place - 0.36, place + 0.36], color=INK, linewidth=1.8, zorder=5)
 
 
 def _thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:

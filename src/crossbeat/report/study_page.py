@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +17,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from crossbeat import __version__
-from crossbeat.report.banners import SIZES, Banner
+from crossbeat.report.banners import SIZES, Banner, nominal_spacing, transductive
 from crossbeat.report.charts import Chart
-from crossbeat.report.page import DEFINITIONS, number, structure_name
+from crossbeat.report.page import DEFINITIONS, structure_name
 from crossbeat.report.study_charts import (
     Values,
     arm_boxes,
@@ -27,21 +28,22 @@ from crossbeat.report.study_charts import (
     league_chart,
     paired_chart,
 )
-from crossbeat.report.study_figures import duration, memory, p_value, percent, signed
-from crossbeat.report.study_slices import PatientView, patient_views
+from crossbeat.report.study_slices import PatientView, patient_views, why_no_pictures
 from crossbeat.report.study_tables import (
     League,
     PartTable,
     Settings,
     Standing,
     differing_settings,
+    paired_values,
     part_tables,
     patient_values,
     read_league,
     seed_means,
 )
 from crossbeat.report.study_view import ArmView, StudyView
-from crossbeat.report.tables import METRIC_NAMES
+from crossbeat.report.tables import METRIC_NAMES, value_name
+from crossbeat.report.wording import count, duration, memory, number, p_value, percent, signed
 from crossbeat.report.writing import write_whole
 from crossbeat.statistics import FEWEST_PATIENTS
 
@@ -137,6 +139,11 @@ class StudyPage:
         return "Not made yet: both bounds and the reference arm need a finished cell first."
 
     @property
+    def why_no_pictures(self) -> str:
+        """Why no slices are shown."""
+        return why_no_pictures(self.view, self.league.headline)
+
+    @property
     def reference(self) -> str:
         return self.view.compared_with
 
@@ -170,12 +177,15 @@ def write_study_report(view: StudyView, out: Path) -> Path:
     """Write `study.html` into a folder, and its charts as SVG into `figures/`; the path of the page.
 
     Arms that failed keep their line in every table. Sections of which nothing is known yet are left out, so that
-    a study can be looked at while it runs.
+    a study can be looked at while it runs. Charts of an earlier page that this one does not have are removed.
     """
     page = make_study_page(view)
-    for chart in page.charts():
-        write_whole(out / "figures" / f"{chart.name}.svg", chart.file)
-    return write_whole(out / "study.html", render(page))
+    drawn = {write_whole(out / "figures" / f"{chart.name}.svg", chart.file) for chart in page.charts()}
+    written = write_whole(out / "study.html", render(page))
+    for file in (out / "figures").glob("*.svg"):
+        if file not in drawn and _CHART_FILE.fullmatch(file.name):
+            file.unlink()
+    return written
 
 
 def make_study_page(view: StudyView) -> StudyPage:
@@ -194,7 +204,7 @@ def make_study_page(view: StudyView) -> StudyPage:
         curves=learning_charts(view),
         patients=patient_views(view, league.headline),
         settings=differing_settings(view.arms),
-        printed=printed_values(view.side_by_side),
+        printed=printed_values(view.side_by_side, nominal=view.nominal),
         definitions=[*OURS, *((name, text) for name, text in DEFINITIONS if name in SHARED)],
     )
 
@@ -206,6 +216,7 @@ def render(page: StudyPage) -> str:
     )
     environment.filters |= {
         "number": number, "metric": lambda name: METRIC_NAMES.get(name, name), "structure": structure_name,
+        "value": value_name, "plural": count,
         "name": breakable, "p": p_value, "signed": signed, "percent": percent, "duration": duration, "memory": memory,
     }  # fmt: skip
     template = resources.files("crossbeat.report").joinpath("study.html").read_text(encoding="utf-8")
@@ -215,11 +226,11 @@ def render(page: StudyPage) -> str:
 def lead(view: StudyView) -> list[str]:
     """What is asked, and what there is to answer it."""
     cells, finished = (sum(getattr(arm, what) for arm in view.arms) for what in ("cells", "finished"))
-    said = f"{_count(len(view.arms), 'arm')}, {_count(len(view.seeds), 'seed')}; "
-    said += f"{finished} of {_count(cells, 'cell')} finished."
+    said = f"{count(len(view.arms), 'arm')}, {count(len(view.seeds), 'seed')}; "
+    said += f"{finished} of {count(cells, 'cell')} finished."
     if len(view.scores):
         patients, scans = (view.scores[column].nunique() for column in ("subject", "scan"))
-        said += f" Scored on {_count(patients, 'patient')} ({_count(scans, 'scan')}) of the target."
+        said += f" Scored on {count(patients, 'patient')} ({count(scans, 'scan')}) of the target."
     return [text for text in (view.question, said) if text]
 
 
@@ -228,17 +239,21 @@ def banners(view: StudyView) -> Iterator[Banner]:
     if view.size in SIZES:
         _, head, text = SIZES[view.size]
         yield Banner(head, text)
+    if view.nominal:
+        yield nominal_spacing(view.nominal_scans, max(view.tested_scans, view.nominal_scans))
+    if view.transductive:
+        yield transductive(view.transductive if len(view.transductive) < len(view.arms) else ())
     failed = [arm for arm in view.arms if arm.problems]
     if failed:
         cells = sum(len(arm.problems) for arm in failed)
-        arms = ", ".join(f"{a.name} ({len(a.problems)} of {_count(a.cells, 'cell')})" for a in failed)
+        arms = ", ".join(f"{a.name} ({len(a.problems)} of {count(a.cells, 'cell')})" for a in failed)
         yield Banner(
-            f"{_count(cells, 'cell')} failed:", f"{arms}. What they said stands under Failures.", bad=True
+            f"{count(cells, 'cell')} failed:", f"{arms}. What they said stands under Failures.", bad=True
         )
     waiting = sum(arm.waiting for arm in view.arms)
     if waiting:
         text = "Numbers will move when they are; the command at the end of this page goes on with them."
-        yield Banner(f"{_count(waiting, 'cell')} not run yet.", text)
+        yield Banner(f"{count(waiting, 'cell')} not run yet.", text)
     if len(view.notes) <= MOST_NOTES:
         yield from (Banner(head, text) for head, text in view.notes)
 
@@ -278,18 +293,20 @@ def league_charts(view: StudyView, league: League) -> Iterator[Chart]:
 
 def paired_charts(view: StudyView, league: League) -> Iterator[Chart]:
     """A chart an arm: each patient's Dice by the reference arm and by this one, on the same axis throughout."""
-    values = patient_values(view.scores, league.headline, "dice", "")
-    every = [value for found in values.values() for value, _ in found.values()]
+    other = view.compared_with
+    pairs = {
+        a.name: paired_values(view.scores, league.headline, "dice", "", a.name, other) for a in view.arms
+    }
+    every = [value for found in pairs.values() for pair in found.values() for value in pair]
     if not every:
         return
     low, high = np.floor(min(every) * 20 - 0.4) / 20, np.ceil(max(every) * 20 + 0.4) / 20
     limits = (max(0.0, float(low)), min(1.0, float(high)))
     for place, arm in enumerate(view.arms):
-        if arm.name != view.compared_with:
-            name = f"paired-{place}-{_slug(arm.name)}"
-            chart = paired_chart(name, arm.name, view.compared_with, values, limits, partial(number, unit=""))
-            if chart is not None:
-                yield chart
+        name = f"paired-{place}-{_slug(arm.name)}"
+        chart = paired_chart(name, arm.name, other, pairs[arm.name], limits, partial(number, unit=""))
+        if chart is not None:
+            yield chart
 
 
 def box_charts(view: StudyView, league: League) -> Iterator[Chart]:
@@ -299,7 +316,7 @@ def box_charts(view: StudyView, league: League) -> Iterator[Chart]:
         unit = league.unit(structure, metric)
         values: Values = patient_values(view.scores, structure, metric, unit)
         if values:
-            title = _title(structure, metric, unit)
+            title = _title(view, structure, metric, unit)
             name = f"boxes-{metric}-{_slug(structure)}"
             yield arm_boxes(name, title, view.arms, values, bounded=metric == "dice")
 
@@ -323,9 +340,13 @@ def learning_charts(view: StudyView) -> list[tuple[str, list[Chart]]]:
     return out
 
 
-def printed_values(table: pd.DataFrame) -> list[list[str]]:
-    """The table of printed values beside ours, its head first; empty where nothing was printed."""
-    lines = [_printed_line({str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
+def printed_values(table: pd.DataFrame, *, nominal: bool = False) -> list[list[str]]:
+    """The table of printed values beside ours, its head first; empty where nothing was printed.
+
+    `nominal` marks the unit of our mm, and so of the difference.
+    """
+    rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+    lines = [_printed_line(row, nominal=nominal) for row in rows]
     return [list(PRINTED), *lines] if lines else []
 
 
@@ -340,13 +361,16 @@ def _league_chart(view: StudyView, league: League, structure: str, metric: str) 
         return
     unit = league.unit(structure, metric)
     seeds = seed_means(view.scores, structure, metric, unit)
-    title = _title(structure, metric, unit)
-    said = partial(number, unit=unit)
-    yield league_chart(f"league-{metric}-{_slug(structure)}", title, view.arms, lines, seeds, said)
+    title = _title(view, structure, metric, unit)
+    name, said = f"league-{metric}-{_slug(structure)}", partial(number, unit=unit)
+    yield league_chart(name, title, view.arms, lines, seeds, said, bounded=metric == "dice")
 
 
-def _title(structure: str, metric: str, unit: str) -> str:
-    return f"{METRIC_NAMES.get(metric, metric)}{f', {unit}' if unit else ''}: {structure_name(structure)}"
+def _title(view: StudyView, structure: str, metric: str, unit: str) -> str:
+    mark = "† (nominal)" if view.nominal and unit == "mm" else ""
+    return (
+        f"{METRIC_NAMES.get(metric, metric)}{f', {unit}{mark}' if unit else ''}: {structure_name(structure)}"
+    )
 
 
 def _curve_title(column: str) -> str:
@@ -356,7 +380,7 @@ def _curve_title(column: str) -> str:
     return f"Dice on validation scans{f', {where}' if where else ''}"
 
 
-def _printed_line(row: Mapping[str, Any]) -> list[str]:
+def _printed_line(row: Mapping[str, Any], *, nominal: bool) -> list[str]:
     """One printed value with ours: what is compared, both as mean ± SD, and what is to be said of it."""
     unit = str(row.get("unit") or "")
 
@@ -365,11 +389,12 @@ def _printed_line(row: Mapping[str, Any]) -> list[str]:
         if not math.isfinite(value):
             return "–"
         said = number(value, unit) + (f" ± {number(spread, unit)}" if math.isfinite(spread) else "")
-        numbers = [_count(int(row[c]), noun) for c, noun in counted if row.get(c, 0) > 0]
+        numbers = [count(int(row[c]), noun) for c, noun in counted if row.get(c, 0) > 0]
         return said + (f" ({', '.join(numbers)})" if numbers else "")
 
     metric = METRIC_NAMES.get(str(row.get("metric")), str(row.get("metric")))
-    what = f"{metric}{f', {unit}' if unit else ''}: {structure_name(str(row.get('structure')))}"
+    mark = "†" if nominal and unit == "mm" else ""
+    what = f"{metric}{f', {unit}{mark}' if unit else ''}: {structure_name(str(row.get('structure')))}"
     over = {"patients": "patient", "frames": "frame", "classes": "structure"}.get(
         str(row.get("over")), "value"
     )
@@ -389,13 +414,13 @@ def _printed_line(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_CHART_FILE: Final = re.compile(r"(league|paired|boxes|learning)-[a-z0-9-]+\.svg")
+"""Files in figures/ that a page of a study writes, and so may remove."""
+
+
 def _slug(text: str) -> str:
     """A text as it may stand in a file's name; the place of the arm keeps two of them apart."""
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)[:40].strip("-").lower() or "x"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _resource(name: str) -> str:

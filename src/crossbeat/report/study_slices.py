@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -73,6 +74,17 @@ def worst_median_best(view: StudyView, structure: str) -> list[tuple[str, str, f
     return [(place, ranked[i], means[ranked[i]]) for i, place in sorted(places.items())]
 
 
+def why_no_pictures(view: StudyView, structure: str) -> str:
+    """Why `patient_views` shows nobody, as a clause."""
+    if view.tested is None:
+        return "the scans were not at hand when this page was made"
+    found = patient_values(view.scores, structure, "dice", "")
+    scored = {subject for values in found.values() for subject in values}
+    if scored.isdisjoint(row.subject for row in view.tested):
+        return "none of the scans at hand has a Dice"
+    return "no tested patient has a Dice by every arm that was scored, and arms are compared on the same scan"
+
+
 def _patient(
     view: StudyView, tested: Cohort, subject: str, place: str, mean: float, structure: str
 ) -> PatientView:
@@ -97,17 +109,26 @@ def _patient(
     sentence += (
         f" {said[0].upper()}{said[1:]} of {case.image.shape[1]}{'; ' + '; '.join(notes) if notes else ''}."
     )
+    seeds = {arm.name: _seed(view, arm, row.scan) for arm in view.arms}
+    shown = [seed for arm, seed in seeds.items() if read[arm][0] is not None and seed is not None]
+    usual = Counter(shown).most_common(1)[0][0] if shown else None
+    if usual is not None and len(view.seeds) > 1:
+        sentence += (
+            f" Predictions of seed {usual}{' where no other is named' if len(set(shown)) > 1 else ''}."
+        )
     names = [f"{place.split()[0].lower()}-{z}" for z in slices]
     alone = _svgs(case, None, frame, slices, window, "reference")
     columns = [Column("Reference", list(map(_shared, alone, names)), "", "")]
     for arm in view.arms:
         labels, note = read[arm.name]
-        dice = _dice(view, arm.name, row.scan, phase, structure)
+        dice = _dice(view, arm.name, seeds[arm.name], row.scan, phase, structure)
         if labels is None:
             columns.append(Column(arm.name, [], dice, note))
             continue
         pictures = map(_sharing, _svgs(case, labels, frame, slices, window, arm.name), names)
-        columns.append(Column(arm.name, list(pictures), dice, _outside(labels[frame], window)))
+        said_of = [f"seed {seeds[arm.name]}"] if seeds[arm.name] not in (usual, None) else []
+        said_of += [_BEYOND] if _draws_beyond(labels[frame], window) else []
+        columns.append(Column(arm.name, list(pictures), dice, "; ".join(said_of)))
     return PatientView(place, row.scan, sentence, columns)
 
 
@@ -160,18 +181,29 @@ def _reference(case: Case) -> NDArray[np.bool_]:
     return np.isin(fold_into_myocardium(case.labels), TRAINED)
 
 
-def _dice(view: StudyView, arm: str, scan: str, phase: str, structure: str) -> str:
-    """Dice of the scan by the arm's first seed, of the phase that is shown where phases were told apart."""
+def _seed(view: StudyView, arm: ArmView, scan: str) -> int | None:
+    """The seed whose label map of a scan is shown; None where the arm has not scored it."""
+    if arm.seed is not None:
+        return arm.seed
+    rows = view.scores[(view.scores["arm"] == arm.name) & (view.scores["scan"] == scan)]
+    return next((seed for seed in view.seeds if (rows["seed"] == seed).any()), None)
+
+
+def _dice(view: StudyView, arm: str, seed: int | None, scan: str, phase: str, structure: str) -> str:
+    """Dice of the scan by one seed of the arm, of the phase that is shown where phases were told apart."""
     rows = view.scores
     rows = rows[(rows["arm"] == arm) & (rows["scan"] == scan) & (rows["level"] == "")]
     rows = rows[(rows["structure"] == structure) & (rows["metric"] == "dice")]
-    rows = rows[rows["seed"] == view.seeds[0]] if view.seeds else rows
+    rows = rows[rows["seed"] == seed]
     of_phase = rows[rows["phase"] == phase]
     value = pd.to_numeric((of_phase if len(of_phase) else rows)["value"]).mean()
     return f"Dice {value:.3f}" if pd.notna(value) else ""
 
 
-def _outside(labels: NDArray[np.uint8], window: Window) -> str:
-    """Says that an arm also draws beyond the picture, which is cut to the reference."""
+_BEYOND = "draws beyond this cut-out too"
+
+
+def _draws_beyond(labels: NDArray[np.uint8], window: Window) -> bool:
+    """Whether an arm also draws outside the picture, which is cut to the reference."""
     there = np.isin(labels, TRAINED)
-    return "draws beyond this cut-out too" if there.sum() > there[(slice(None), *window.cut)].sum() else ""
+    return bool(there.sum() > there[(slice(None), *window.cut)].sum())

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from crossbeat.report.study_view import ArmView, StudyView
-from crossbeat.report.tables import STRUCTURES, is_mean
+from crossbeat.report.tables import STRUCTURES, is_mean, value_place
 
 PARTS: Final = {
     "phase": "By phase",
@@ -51,7 +51,7 @@ class Standing:
     gap_low: float = math.nan
     gap_high: float = math.nan
     rank: int = 0
-    """1 is the best arm between the bounds; 0 is a bound."""
+    """1 is the best arm that is no bound; 0 is a bound."""
     to_best: float = math.nan
     to_best_low: float = math.nan
     to_best_high: float = math.nan
@@ -85,7 +85,7 @@ class League:
 
     @property
     def best(self) -> str:
-        """The arm between the bounds with the highest Dice of the headline; '' where no other is held against it."""
+        """The arm other than the bounds with the highest Dice of the headline; '' where none is held against it."""
         lines = [s for s in self.lines if (s.structure, s.metric) == (self.headline, "dice")]
         if not any(math.isfinite(s.to_best) for s in lines if s.rank > 1):
             return ""
@@ -134,6 +134,27 @@ def patient_values(
     return out
 
 
+def paired_values(
+    scores: pd.DataFrame, structure: str, metric: str, unit: str, arm: str, reference: str
+) -> dict[str, tuple[float, float]]:
+    """Patient → (mean by the reference arm, mean by `arm`), over the frames and seeds that both have a value of.
+
+    So is the league's difference taken: a frame that only one of them has would tell of the frame, not of the arm.
+    """
+    rows = _volumes(scores, structure, metric, unit)
+    rows = rows[rows["arm"].isin([arm, reference])] if len(rows) else rows
+    if rows.empty or arm == reference:
+        return {}
+    frame = ["subject", "seed", "scan", "phase"]
+    nth = rows.groupby(
+        ["arm", *frame], sort=False, dropna=False
+    ).cumcount()  # frames of one phase, in their order
+    wide = rows.assign(nth=nth).set_index([*frame, "nth", "arm"])["value"].unstack("arm")
+    both = wide.reindex(columns=[reference, arm]).dropna()
+    means = both.groupby(["subject", "seed"]).mean().groupby("subject").mean()
+    return {str(subject): (float(one), float(other)) for subject, one, other in means.itertuples()}
+
+
 def seed_means(scores: pd.DataFrame, structure: str, metric: str, unit: str) -> dict[str, dict[int, float]]:
     """Arm → seed → mean over patients, whose frames are averaged first."""
     rows = _volumes(scores, structure, metric, unit)
@@ -176,7 +197,7 @@ def part_tables(view: StudyView, league: League) -> list[tuple[str, list[PartTab
         title = PARTS.get(by, f"By {by.replace('_', ' ')}")
         rows = view.breakdowns[by]
         rows = rows[rows["metric"] == "dice"] if len(rows) else rows
-        values = sorted({str(v) for v in rows["value"]}, key=_place) if len(rows) else []
+        values = sorted({str(v) for v in rows["value"]}, key=value_place) if len(rows) else []
         if len(values) < 2:
             continue
         there = [s for s in league.columns if s in set(rows["structure"])]
@@ -230,18 +251,11 @@ def flat(settings: Mapping[str, Any], head: str = "") -> dict[str, str]:
     return out
 
 
-_PLACES: Final = {v: i for i, v in enumerate(("ED", "ES", "base", "mid", "apex", "outside"))}
-
-
 def _standings(table: pd.DataFrame) -> Iterator[Standing]:
     """Rows as records; columns that the table lacks are undefined, columns we do not know are left."""
     kinds = {field.name: str(field.type) for field in fields(Standing)}
     for row in table.to_dict("records"):
         yield Standing(**{str(k): _typed(v, kinds[str(k)]) for k, v in row.items() if k in kinds})
-
-
-def _place(value: str) -> tuple[int, str]:
-    return _PLACES.get(value, 99), value
 
 
 def _volumes(scores: pd.DataFrame, structure: str, metric: str, unit: str) -> pd.DataFrame:

@@ -35,7 +35,9 @@ class ArmView:
     curves: Mapping[str, pd.DataFrame]
     """Stage → metrics.csv, of its first seed and fold."""
     read_prediction: ReadPrediction | None
-    """Label map of a tested scan by its first seed and by the fold that did not train on it."""
+    """Label map of a tested scan by one seed and by the fold that did not train on it."""
+    seed: int | None = None
+    """The seed whose label maps `read_prediction` reads; None: the first that scored the scan."""
 
     @property
     def waiting(self) -> int:
@@ -74,6 +76,19 @@ class StudyView:
     notes: tuple[tuple[str, str], ...]
     """Head and text of what a reader must know first, beyond size, failures and waiting cells (said anyway)."""
     next_command: str
+    nominal_scans: int = 0
+    """Tested scans whose voxel spacing is a stand-in, so that no mm of them is a measurement."""
+    tested_scans: int = 0
+
+    @property
+    def nominal(self) -> bool:
+        """Whether mm are to be marked."""
+        return self.nominal_scans > 0
+
+    @property
+    def transductive(self) -> tuple[str, ...]:
+        """Arms that saw subjects of the test split in training."""
+        return tuple(arm.name for arm in self.arms if arm.settings.get("transductive"))
 
     @property
     def compared_with(self) -> str:

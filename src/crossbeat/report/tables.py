@@ -26,12 +26,7 @@ METRIC_NAMES: Final = {
     "dice": "Dice", "jaccard": "Jaccard", "hd": "HD", "hd95": "HD95", "hd95_pooled": "HD95 pooled", "assd": "ASSD",
 }  # fmt: skip
 
-_VALUE_NAMES: Final = {"": "not stated", "outside": "beyond the reference"}
 _TRAINED: Final = tuple(s.name for s in TRAINED)
-
-_ORDER: Final = {
-    v: i for i, v in enumerate(("ED", "ES", "base", "mid", "apex", "outside", "test", "validation", "train"))
-}
 
 
 @dataclass(frozen=True)
@@ -159,6 +154,22 @@ def is_mean(structure: str) -> bool:
     return structure.split(" ")[0] == MEAN
 
 
+def value_place(value: str) -> tuple[int, str]:
+    """Sorts the values of a column: phases, levels and splits as one names them, others behind, by the alphabet."""
+    return _ORDER.get(value, len(_ORDER)), value
+
+
+def value_name(value: str) -> str:
+    """A value of a column as a table calls it."""
+    return _VALUE_NAMES.get(value, value)
+
+
+_VALUE_NAMES: Final = {"": "not stated", "outside": "beyond the reference"}
+_ORDER: Final = {
+    v: i for i, v in enumerate(("ED", "ES", "base", "mid", "apex", "outside", "test", "validation", "train"))
+}
+
+
 def breakdowns(block: Block, metrics: Sequence[str] = ("dice", "hd95")) -> list[Breakdown]:
     """The scores by phase, vendor, centre, group and spacing, by slice level, and by split where parted.
 
@@ -230,7 +241,7 @@ def missed_by_level(block: Block) -> dict[str, int]:
     rows = block.slices
     rows = rows[(rows["status"] == "missed") & (rows["metric"] == "dice") & ~rows["structure"].map(is_mean)]
     counts = rows["level"].value_counts()
-    return {str(level): int(counts[level]) for level in sorted(counts.index, key=lambda v: _ORDER.get(v, 99))}
+    return {str(level): int(counts[level]) for level in sorted(counts.index, key=value_place)}
 
 
 def not_looked_at(block: Block) -> dict[str, int]:
@@ -308,7 +319,7 @@ def _score(rows: pd.DataFrame, metric: str, structure: str) -> Score | None:
 
 def _breakdown(title: str, column: str, rows: pd.DataFrame, metrics: Sequence[str]) -> Breakdown | None:
     rows = rows[rows["metric"].isin(metrics)]
-    values = sorted(rows[column].unique(), key=lambda v: (_ORDER.get(v, 99), v))
+    values = sorted(rows[column].unique(), key=value_place)
     if len(values) < 2:
         return None
     there = set(zip(rows["metric"], rows["structure"], strict=True))
@@ -317,5 +328,5 @@ def _breakdown(title: str, column: str, rows: pd.DataFrame, metrics: Sequence[st
     for value in values:
         part = rows[rows[column] == value]
         scores = tuple(_score(part, m, s) for m, s in columns)
-        lines.append((_VALUE_NAMES.get(str(value), str(value)), int(part["subject"].nunique()), scores))
+        lines.append((value_name(str(value)), int(part["subject"].nunique()), scores))
     return Breakdown(title, tuple(lines), columns, "slices" if (rows["slice"] != "").any() else "volumes")
