@@ -33,7 +33,7 @@ class ArmView:
     """Largest of its cells; nan where none finished."""
     updates: int
     curves: Mapping[str, pd.DataFrame]
-    """Stage → metrics.csv, of its first seed and fold."""
+    """Stage → metrics.csv, of its first finished cell."""
     read_prediction: ReadPrediction | None
     """Label map of a tested scan by one seed and by the fold that did not train on it."""
     seed: int | None = None
