@@ -84,3 +84,15 @@ def test_evidence_without_a_bound_gives_a_page_and_no_league(
     assert shown.page.exists()
     assert shown.rows == []
     assert not (tmp_path / "league.csv").exists()
+
+
+def test_scans_with_a_stand_in_spacing_are_counted_once_not_once_an_arm(
+    small_study: Callable[..., Study], tmp_path: Path
+) -> None:
+    made = evidence(small_study(), {LOWER: 0.5, UPPER: 0.8})
+    halves = made.cells[made.cells["arm"] == UPPER].assign(tested=6, nominal=5)
+    folds = pd.concat([halves, halves.assign(fold=1, nominal=4)])
+    cells = pd.concat([made.cells[made.cells["arm"] == LOWER].assign(nominal=9), folds], ignore_index=True)
+    shown = present_evidence(Evidence(made.study, cells, made.scores), tmp_path)
+    assert "9 of 12 scans" in shown.page.read_text()
+    assert "stand-in" not in present_evidence(made, tmp_path / "true").page.read_text()

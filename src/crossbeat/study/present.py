@@ -190,12 +190,20 @@ def _view(
         facts=tuple(_facts(evidence)),
         notes=tuple(evidence.remarks),
         next_command=next_command,
+        **_counted(evidence.cells),
     )
 
 
 def _next(study: StudyFolder, *, complete: bool) -> str:
     """What to run after reading: what is missing, else the viewer on the first cell."""
     return shlex.join(["crossbeat", "view", str(study.cell(study.cells[0]))]) if complete else study.command
+
+
+def _counted(cells: pd.DataFrame) -> dict[str, int]:
+    """How many scans were tested, and how many of them have a stand-in spacing: of the arm and seed with most."""
+    of_seed = cells.groupby(["arm", "seed"])[["tested", "nominal"]].sum()
+    most = of_seed.max().fillna(0).astype(int)
+    return {"tested_scans": int(most["tested"]), "nominal_scans": int(most["nominal"])}
 
 
 def _facts(evidence: Evidence) -> list[tuple[str, str]]:
@@ -227,7 +235,8 @@ def _arms_of(study: StudyFolder, evidence: Evidence, finished: Set[str]) -> tupl
                 finished=len(done),
                 problems=problems,
                 curves=_curves(study.cell(done[0])) if done else {},
-                read=_reader(study, done),
+                read=_reader(study, [cell for cell in done if cell.seed == done[0].seed]),
+                seed=done[0].seed if done else None,
             )
         )
     return tuple(views)
@@ -242,6 +251,7 @@ def _arm(
     problems: Sequence[str] = (),
     curves: Mapping[str, pd.DataFrame] | None = None,
     read: Any = None,
+    seed: int | None = None,
 ) -> ArmView:
     rows = evidence.cells[evidence.cells["arm"] == name]
     spec = evidence.study.arms[name]
@@ -260,6 +270,7 @@ def _arm(
         updates=int(rows["updates"].iloc[0]) if len(rows) else 0,
         curves=curves or {},
         read_prediction=read,
+        seed=seed,
     )
 
 
@@ -270,8 +281,8 @@ def _curves(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def _reader(study: StudyFolder, done: Sequence[Cell]) -> Any:
-    """Reads a scan's label map from the cell of the first seed that tested it."""
-    of_scan = {row.scan: cell for cell in reversed(done) for row in cell.tested}
+    """Reads a scan's label map from the cell of one seed that tested it."""
+    of_scan = {row.scan: cell for cell in done for row in cell.tested}
     readers = {cell.name: prediction_reader(study.cell(cell), cell.tested) for cell in of_scan.values()}
 
     def read(row: Row) -> NDArray[np.uint8] | None:
