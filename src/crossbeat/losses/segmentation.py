@@ -28,6 +28,7 @@ def segmentation_loss(
     include_background: bool,
     smooth: float,
     weights: Float[Tensor, " n"] | None = None,
+    class_weights: Float[Tensor, " k"] | None = None,
     unknown: int = UNKNOWN,
 ) -> Float[Tensor, ""]:
     """Weighted sum of cross-entropy and Dice loss, averaged over the annotated slices of the batch.
@@ -35,12 +36,13 @@ def segmentation_loss(
     A slice is annotated where a structure was drawn in it (`drawn`, by class; column 0, the background,
     is not read) and at least one of its voxels is known. With l_i the loss of slice i, the answer is
     sum(w_i l_i) / sum(w_i) over the annotated slices (`weights`, else all 1), and 0 with zero gradients
-    where there is none. A label that is neither a class nor `unknown` makes the answer nan.
+    where there is none. A label that is neither a class nor `unknown` makes the answer nan. `class_weights`
+    multiply each voxel's cross-entropy by that of its label; the mean over voxels stays one over their number.
 
     Computed in float32 whatever the logits are; nothing waits for the device.
     """
     partial = _read_annotation(logits, labels, drawn, unknown)
-    losses = cross_entropy_weight * _cross_entropy(partial)
+    losses = cross_entropy_weight * _cross_entropy(partial, class_weights)
     losses = losses + dice_weight * _dice_loss(partial, include_background, smooth)
     shares = partial.annotated.to(losses.dtype)
     if weights is not None:
@@ -81,6 +83,32 @@ def dice_loss(
     return _dice_loss(_read_annotation(logits, labels, drawn, unknown), include_background, smooth)
 
 
+def flat_dice_loss(
+    logits: Float[Tensor, "n k y x"],
+    labels: Integer[Tensor, "n y x"],
+    drawn: Bool[Tensor, "n k"],
+    *,
+    smooth: float,
+    weights: Float[Tensor, " n"] | None = None,
+    unknown: int = UNKNOWN,
+) -> Float[Tensor, ""]:
+    """One minus one soft Dice of all classes and slices at once, background included, in [0, 1].
+
+    The released code of Chen 2020 counts so: numerator and denominator are sums over every known voxel of the
+    batch, in which the background outweighs the heart. `weights` multiply the voxels of a slice; slices that
+    nobody annotated count nowhere, and the answer is 0 where there is no other.
+    """
+    partial = _read_annotation(logits, labels, drawn, unknown)
+    shares = partial.annotated.to(partial.known.dtype)
+    if weights is not None:
+        shares = shares * weights.to(shares.dtype)
+    p = partial.log_probabilities.exp() * partial.known[:, None]
+    shared = (shares * (p * partial.truth * _counted(partial)).sum(dim=(1, 2, 3))).sum()
+    size = (shares * ((p + partial.truth) * _counted(partial)).sum(dim=(1, 2, 3))).sum()
+    loss = 1.0 - (2.0 * shared + smooth) / (size + smooth).clamp_min(TINIEST_SIZE)
+    return torch.where(partial.strange.any(), torch.nan, torch.where(shares.sum() > 0, loss, 0.0))
+
+
 class _PartialAnnotation(NamedTuple):
     """The problem that is left when all that nobody drew has become one class, at place 0."""
 
@@ -114,8 +142,16 @@ def _read_annotation(logits: Tensor, labels: Tensor, drawn: Tensor, unknown: int
     )
 
 
-def _cross_entropy(partial: _PartialAnnotation) -> Tensor:
-    surprise = -(partial.truth * partial.log_probabilities).sum(dim=(1, 2, 3))
+def _counted(partial: _PartialAnnotation) -> Tensor:
+    """(n, k, 1, 1) 1 for the merged background and for structures that were drawn, 0 for those merged into it."""
+    return torch.cat([torch.ones_like(partial.drawn[:, :1]), partial.drawn[:, 1:]], dim=1)[:, :, None, None]
+
+
+def _cross_entropy(partial: _PartialAnnotation, class_weights: Tensor | None = None) -> Tensor:
+    truth = partial.truth
+    if class_weights is not None:
+        truth = truth * class_weights.to(truth.dtype)[:, None, None]
+    surprise = -(truth * partial.log_probabilities).sum(dim=(1, 2, 3))
     return _of_annotated(partial, surprise / partial.known.sum(dim=(1, 2)).clamp_min(1))
 
 
