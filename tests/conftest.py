@@ -15,7 +15,7 @@ DRAWN = frozenset({Structure.LV, Structure.MYO, Structure.RV})
 def small_heart(row: Row) -> Case:
     """A ring with a cavity and a crescent beside it, 3 slices of 48 x 56; each subject's own size and place.
 
-    On LGE blood is dimmer and the wall darker than on bSSFP. Pixels are 2.5 x 2 mm.
+    On LGE blood is dimmer and the wall darker than on bSSFP; T2 lies between. Pixels are 2.5 x 2 mm.
     """
     rng = np.random.default_rng(int(row.subject[1:]))
     y, x = np.mgrid[:48, :56].astype(float)
@@ -28,7 +28,7 @@ def small_heart(row: Row) -> Case:
         labels[0, z][beside_mm < outer] = Structure.RV
         labels[0, z][distance_mm < outer - z] = Structure.MYO
         labels[0, z][distance_mm < outer - 8 - z] = Structure.LV
-    grey = {"bssfp": [60, 250, 90, 240], "lge": [50, 160, 20, 150]}[row.sequence]
+    grey = {"bssfp": [60, 250, 90, 240], "lge": [50, 160, 20, 150], "t2": [70, 200, 40, 210]}[row.sequence]
     image = np.asarray(grey, np.float32)[labels] + rng.normal(0, 8, labels.shape).astype(np.float32)
     affine = np.diag([2.0, 2.5, 8.0, 1.0])
     return Case(

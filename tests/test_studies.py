@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from crossbeat.cli import app
-from crossbeat.cohort import Cohort
+from crossbeat.cohort import Cohort, Row
 from crossbeat.methods import METHODS
 from crossbeat.study.demo import demo_study
 from crossbeat.study.plan import LOWER, UPPER, Study, plan
@@ -48,9 +48,14 @@ def test_it_says_what_it_asks_and_what_each_arm_is(path: Path) -> None:
 def test_every_arm_takes_a_few_steps(path: Path, hearts: Callable[..., Cohort], tmp_path: Path) -> None:
     study = Study.load(path, ["size=demo", "folds=2", "seeds=[0]"])
     made = hearts(4, 12)
-    train = {f"s{i}" for i in range(90, 98)}
-    rows = tuple(replace(row, split="train" if row.subject in train else row.split) for row in made)
-    cells = plan(study, replace(made, rows=rows))
+    train = [f"s{i}" for i in range(90, 98)]
+    rows = [replace(row, split="train" if row.subject in train else row.split) for row in made]
+    rows += [  # every source sequence of those whose target scan trains
+        Row(subject, f"{subject}_{sequence}", sequence, "-", split="train", labels="-")
+        for subject in train
+        for sequence in study.source["sequence"]
+    ]
+    cells = plan(study, replace(made, rows=tuple(rows)))
     assert {cell.arm for cell in cells} == set(study.arms)
     for cell in {cell.arm: cell for cell in cells}.values():
         run = Run(tmp_path / cell.arm, device="cpu", progress=False, estimates={})

@@ -65,5 +65,8 @@ METHODS: Final[Mapping[str, Method]] = {
     method.name: method
     for method in (
         Method("supervised", "learns from the labelled scans alone: the baseline and both bounds"),
+        Method(
+            "weak_transfer", "learns from the source's masks carried onto the target, beside a discriminator"
+        ),
     )
 }

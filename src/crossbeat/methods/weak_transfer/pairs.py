@@ -1,0 +1,208 @@
+"""Scans in, mixed batches out: images with true masks, and target images with the masks of another sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from crossbeat.case import Case
+from crossbeat.cohort import Cohort, Row
+from crossbeat.errors import CaseError, CohortError
+from crossbeat.labels import UNKNOWN
+from crossbeat.methods.recipe import Domains
+from crossbeat.methods.weak_transfer.settings import Settings
+from crossbeat.prepare.augment import Draw, apply, draw
+from crossbeat.prepare.correspondence import fuse_labels, pair_scans, pseudo_case
+from crossbeat.prepare.random_fields import normal
+from crossbeat.prepare.slices import SliceBank, batch_generator, build_bank, global_batch
+from crossbeat.training import Run
+
+_CROPS = 1
+"""Purpose of the random numbers that choose a crop; 0 draws the other changes."""
+_MASK_NOISE = 5
+"""Stream of the noise on drawn masks, after those of prepare.augmentation_draw."""
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """Slices for one step, and whether an expert drew the mask on that very image."""
+
+    image: Float[Tensor, "n 1 y x"]
+    labels: UInt8[Tensor, "n y x"]
+    drawn: Bool[Tensor, "n k"]
+    is_true: Bool[Tensor, " n"]
+    seed: Int[Tensor, " n"]
+    """Of each sample, for what else is drawn at random."""
+
+    @property
+    def complete(self) -> Bool[Tensor, " n"]:
+        """Samples in which every structure was drawn: only their masks show what a whole heart looks like."""
+        looked = (self.labels != UNKNOWN).flatten(1).any(dim=1)
+        return self.drawn.all(dim=1) & looked
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All slices to learn from, those with true masks first."""
+
+    bank: SliceBank
+    true: Int[Tensor, " n"]
+    """Indices of slices with a true mask."""
+    pseudo: Int[Tensor, " m"]
+    """Indices of slices with a pseudo mask; empty without transfer."""
+
+    def to(self, device: torch.device | str) -> Pairs:
+        """The same slices on another device."""
+        return replace(self, bank=self.bank.to(device))
+
+    def batch(
+        self, settings: Settings, *, seed: int, step: int, share: Callable[[Tensor], Tensor]
+    ) -> MixedBatch:
+        """This device's share of the step's global batch, changed at random and cropped.
+
+        All is drawn on the CPU for the whole batch, by seed and step alone. True and pseudo samples take turns, so that
+        every device has as many of each.
+        """
+        n, size = settings.batch_size, settings.image_size
+        changes = draw(settings.changes, n, batch_generator(seed, step))
+        changes = shift_crops(changes, settings.crop_shift_px, batch_generator(seed, step, _CROPS))
+        chosen = self.choose(settings, seed, step)
+        mine = share(torch.arange(n))
+        batch = self.bank.batch(chosen[mine])
+        mine_changes = changes.take(mine).to(batch.image.device)
+        image, labels = apply(mine_changes, batch.image, batch.labels, size=(size, size))
+        is_true = (chosen[mine] < len(self.true)).to(image.device, non_blocking=True)
+        return MixedBatch(image, labels, batch.drawn, is_true, mine_changes.seed)
+
+    def choose(self, settings: Settings, seed: int, step: int) -> Int[Tensor, " n"]:
+        """Indices of the step's global batch, the same for any number of devices."""
+        n = settings.batch_size
+        if not len(self.pseudo):
+            return self.true[global_batch(seed, step, len(self.true), n)]
+        if settings.mixing == "pooled":
+            pool = torch.cat([self.true.repeat(settings.true_repeats), self.pseudo])
+            return pool[global_batch(seed, step, len(pool), n)]
+        halves = [part[global_batch(seed, step, len(part), n // 2)] for part in (self.true, self.pseudo)]
+        return torch.stack(halves, dim=1).flatten()
+
+
+def mask_noise(batch: MixedBatch, sd: float) -> Float[Tensor, "n k y x"]:
+    """Gaussian noise of that SD for the masks of a batch, each by its own seed."""
+    n, k = batch.drawn.shape
+    y, x = batch.labels.shape[1:]
+    return sd * normal(batch.seed, _MASK_NOISE, k * y * x).view(n, k, y, x)
+
+
+def shift_crops(changes: Draw, shift_px: int, generator: torch.Generator) -> Draw:
+    """Each sample cropped about the middle of its field, or about one of four places `shift_px` beside it.
+
+    The five crops of the paper, up, down, left, right and middle alike likely, come on top of all other changes.
+    """
+    if not shift_px:
+        return changes
+    crops = torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=torch.float32)
+    shift = shift_px * crops[torch.randint(len(crops), (len(changes),), generator=generator)]
+    still = torch.eye(2, 3).expand(len(changes), 2, 3)
+    backward = (still if changes.backward is None else changes.backward).clone()
+    backward[:, :, 2] += shift
+    moved = (shift != 0).any(dim=1)
+    return replace(
+        changes, backward=backward, moved=moved if changes.moved is None else moved | changes.moved
+    )
+
+
+def gather(domains: Domains, settings: Settings, run: Run) -> Pairs:
+    """Read every scan to learn from, and carry the source's masks onto the target's images.
+
+    Target scans whose own labels train take none. `CohortError` where no scan gets a mask.
+    """
+    labelled = replace(domains.source, rows=domains.source.rows + domains.target.rows)
+    with run.bar("reading scans", len(labelled)) as step:
+        true = build_bank(labelled, settings.preparation, annotated_only=True, progress=step)
+    banks = [true if settings.keep_empty_slices else _with_hearts(true)]
+    if settings.transfer:
+        pseudo = build_pseudo_bank(domains, settings, run)
+        banks.append(pseudo if settings.keep_empty_slices else _with_hearts(pseudo))
+    count = len(banks[0])
+    bank = _join(banks)
+    return Pairs(bank, torch.arange(count), torch.arange(count, len(bank)))
+
+
+def build_pseudo_bank(domains: Domains, settings: Settings, run: Run) -> SliceBank:
+    """Slices of the target's images with the masks of the same subjects' source scans."""
+    own = {row.scan for row in domains.target}
+    pairs = pair_scans(domains.source, domains.unlabelled.only(lambda row: row.scan not in own))
+    carried: list[Case] = []
+    failed: list[str] = []
+    with run.bar("carrying masks over", len(pairs)) as step:
+        for source, target in pairs:
+            try:
+                carried.append(_carry(source, target, domains, settings))
+            except CaseError as error:
+                failed.append(str(error))
+            step()
+    if not carried:
+        raise CohortError(
+            f"{domains.unlabelled.name}: no target scan gets a pseudo mask, of {len(pairs)} pairs of scans; "
+            f"first: {failed[0]}"
+        )
+    if failed:
+        run.note(f"{len(failed)} of {len(pairs)} pairs of scans give no pseudo mask; first: {failed[0]}")
+    cases = carried if settings.fuse_masks == "none" else _fuse(carried, settings.fuse_masks)
+    rows = tuple(
+        Row(case.subject, f"{case.id} {i}", case.domain.sequence, "-", labels="-")
+        for i, case in enumerate(cases)
+    )
+    by_row = dict(zip([row.scan for row in rows], cases, strict=True))
+    cohort = Cohort(rows, lambda row: by_row[row.scan], domains.unlabelled.name)
+    return build_bank(cohort, settings.preparation, annotated_only=True)
+
+
+def _carry(source: Row, target: Row, domains: Domains, settings: Settings) -> Case:
+    labelled, image = domains.source.read(source), domains.unlabelled.read(target)
+    at_rest = source.ed_frame if source.ed_frame in labelled.labelled_frames else None
+    return pseudo_case(
+        labelled,
+        image,
+        correspondence=settings.correspondence,
+        rounding=settings.rounding,
+        frame=at_rest,
+    )
+
+
+def _fuse(cases: list[Case], how: str) -> list[Case]:
+    """One case a target scan, with the label on which its sources agree and what any of them drew in common."""
+    fused = []
+    for scan in dict.fromkeys(case.id for case in cases):
+        same = [case for case in cases if case.id == scan]
+        maps = [case.labels for case in same if case.labels is not None]
+        drawn = tuple(frozenset.intersection(*sets) for sets in zip(*(c.drawn for c in same), strict=True))
+        assert how in ("majority", "intersection")
+        labels = fuse_labels(maps, "majority" if how == "majority" else "intersection")
+        fused.append(replace(same[0], labels=labels, drawn=drawn))
+    return fused
+
+
+def _with_hearts(bank: SliceBank) -> SliceBank:
+    heart = ((bank.labels > 0) & (bank.labels != UNKNOWN)).flatten(1).any(dim=1)
+    keep = torch.nonzero(heart).flatten()
+    if not len(keep):
+        raise CohortError("no slice shows any heart; `keep_empty_slices: false` leaves nothing to train on")
+    table = tuple(bank.table[i] for i in keep.tolist())
+    return replace(
+        bank, images=bank.images[keep], labels=bank.labels[keep], drawn=bank.drawn[keep], table=table
+    )
+
+
+def _join(banks: list[SliceBank]) -> SliceBank:
+    return replace(
+        banks[0],
+        images=torch.cat([bank.images for bank in banks]),
+        labels=torch.cat([bank.labels for bank in banks]),
+        drawn=torch.cat([bank.drawn for bank in banks]),
+        table=tuple(place for bank in banks for place in bank.table),
+    )
