@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from crossbeat.cohort import Cohort
 from crossbeat.losses.segmentation import segmentation_loss
-from crossbeat.methods import validation
+from crossbeat.methods import METHODS, validation
+from crossbeat.methods.weak_transfer.pairs import Pairs
+from crossbeat.methods.weak_transfer.stages import Adversarial
 from crossbeat.networks import SEGMENTERS, build
 from crossbeat.prepare.augment import PRESETS
 from crossbeat.prepare.slices import Batch, Slice, SliceBank, training_batch
 from crossbeat.prepare.volumes import Preparation, Window
+from crossbeat.training import Run
 
 COUNT, CLASSES = 6, 4
 PREPARATION = Preparation(size=64, spacing_mm=2.0)
@@ -122,6 +127,26 @@ def test_a_step_runs_on_the_device_without_waiting(name: str) -> None:
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
     assert loss.device.type == "meta"
+    assert not copies.waited
+
+
+@pytest.mark.parametrize("profile", ["ours", "text", "code"])
+def test_an_adversarial_step_runs_on_the_device_without_waiting(profile: str, tmp_path: Path) -> None:
+    own = {"profile": profile, "batch_size": 4, "mask_noise_sd": 0.1, "class_weights": [0.5, 5, 3, 5]}
+    settings = METHODS["weak_transfer"].settings.of({**own, "image_size": 64, "spacing_mm": 2.0})
+    run = Run(tmp_path / "run", device="cpu", progress=False)
+    run.open({}, Cohort(()), "test")
+    pairs = Pairs(bank("meta"), torch.arange(3), torch.arange(3, 6))
+    with torch.device("meta"):
+        stage = Adversarial(run, settings, settings.spec.build(), pairs, {})
+    losses = []
+    stage.descend = lambda loss, *args, **more: losses.append(loss)  # type: ignore[method-assign]
+    with Copies() as copies:
+        told = stage.update(3)
+        for loss in losses:
+            loss.backward(retain_graph=True)
+    assert {t.device.type for t in told.values()} == {"meta"}
+    assert len(losses) == (3 if profile == "code" else 2)
     assert not copies.waited
 
 
