@@ -74,8 +74,8 @@ class Settings(Recipe):
             "spacing_mm": 2.0,
             "batch_size": 8,
             "augmentation": "random_contrast",
-            "warmup_steps": 720,
-            "adversarial_steps": 480,
+            "warmup_steps": 960,
+            "adversarial_steps": 240,
             "steps_per_round": 120,
         },
     }
