@@ -329,11 +329,11 @@ def test_both_networks_learn_and_both_losses_are_logged(
     assert {"network", "discriminator"} <= moved
     lines = (tmp_path / "stages" / "adversarial" / "metrics.csv").read_text().splitlines()
     last = list(csv.DictReader(lines))[-1]
-    told = {name: float(last[name]) for name in last if name.startswith(("loss", "discriminator"))}
+    told = {name: float(last[name]) for name in last if name.startswith(("loss", "d_on"))}
     total = told["loss_segmentation"] + 0.05 * told["loss_adversarial"]
     assert told["loss"] == pytest.approx(total, rel=1e-5)
     assert 0 < told["loss_discriminator"] < 4 * math.log(2)
-    assert 0 < told["discriminator_on_drawn"] < 1
+    assert 0 < told["d_on_drawn"] < 1
 
 
 def test_the_discriminator_learns_to_tell_and_the_segmenter_to_pass(
@@ -344,7 +344,7 @@ def test_the_discriminator_learns_to_tell_and_the_segmenter_to_pass(
     teaching = adversarial(patients[0], tmp_path / "d", **still)
     fit(teaching, rounds=1, steps_per_round=20)
     rows = list(csv.DictReader((tmp_path / "d/stages/adversarial/metrics.csv").read_text().splitlines()))
-    assert float(rows[-1]["discriminator_on_drawn"]) > float(rows[-1]["discriminator_on_made_up"]) + 0.1
+    assert float(rows[-1]["d_on_drawn"]) > float(rows[-1]["d_on_made_up"]) + 0.1
     still = {"learning_rate": 1e-2, "discriminator_learning_rate": 1e-12, "adversarial_weight": 20.0}
     passing = adversarial(patients[0], tmp_path / "g", ema_decay=0, **still)
     passing.run = replace(passing.run, log_every=1)
@@ -522,6 +522,27 @@ def test_no_shared_subject_is_said(patients: tuple[Cohort, list[str]], tmp_path:
         tmp_path,
         "none of 3 subjects with a target scan has a labelled source",
     )
+
+
+def test_no_target_left_to_carry_masks_to_is_said(patients: tuple[Cohort, list[str]], tmp_path: Path) -> None:
+    words = r"no target scan that trains is without labels of its own.*transductive: true"
+    refuse(patients[0], tmp_path / "all", words, target_labels="train")
+    rows = tuple(replace(r, split="test") if r.sequence == "lge" else r for r in patients[0])
+    rows = tuple(r for r in rows if r.sequence != "lge" or r.subject == "s3")
+    refuse(replace(patients[0], rows=rows), tmp_path / "none", words)
+
+
+def test_images_of_the_tested_take_masks_where_it_is_transductive(
+    patients: tuple[Cohort, list[str]], tmp_path: Path
+) -> None:
+    """As in MS-CMRSeg: the bSSFP of a patient trains, the LGE is tested and its own labels stay shut."""
+    cohort, opened = patients
+    rows = tuple(replace(r, split="test") if r.sequence == "lge" else r for r in cohort)
+    pairs = pairs_of(replace(cohort, rows=rows), settings_of(transductive=True), tmp_path)
+    assert {pairs.bank.table[i].scan for i in pairs.pseudo} == {"s0_lge", "s1_lge", "s2_lge"}
+    assert not [scan for scan in opened if scan.endswith("lge")]
+    with pytest.raises(CohortError, match="transductive: true"):
+        pairs_of(replace(cohort, rows=rows), settings_of(), tmp_path / "refused")
 
 
 def test_no_overlap_in_position_is_said(patients: tuple[Cohort, list[str]], tmp_path: Path) -> None:

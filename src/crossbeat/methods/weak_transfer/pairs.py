@@ -135,7 +135,14 @@ def gather(domains: Domains, settings: Settings, run: Run) -> Pairs:
 def build_pseudo_bank(domains: Domains, settings: Settings, run: Run) -> SliceBank:
     """Slices of the target's images with the masks of the same subjects' source scans."""
     own = {row.scan for row in domains.target}
-    pairs = pair_scans(domains.source, domains.unlabelled.only(lambda row: row.scan not in own))
+    open_to_masks = domains.unlabelled.only(lambda row: row.scan not in own)
+    if not len(open_to_masks):
+        raise CohortError(
+            f"{domains.unlabelled.name}: no target scan that trains is without labels of its own, so there is none to "
+            "carry masks to; set `split` of some to train, take fewer with `target_labelled: N`, say "
+            "`transductive: true` to use the images of those who are tested, or `transfer: false`"
+        )
+    pairs = pair_scans(domains.source, open_to_masks)
     carried: list[Case] = []
     failed: list[str] = []
     with run.bar("carrying masks over", len(pairs)) as step:

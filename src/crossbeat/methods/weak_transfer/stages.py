@@ -167,8 +167,8 @@ class Adversarial(Warmup):
         self.tallies += watch.tally_opinions(on_drawn, on_made_up)
         return {
             "loss_discriminator": (loss_real + loss_fake).detach(),
-            "discriminator_on_drawn": on_drawn,
-            "discriminator_on_made_up": on_made_up,
+            "d_on_drawn": on_drawn,
+            "d_on_made_up": on_made_up,
         }
 
     def _look_for_collapse(self) -> None:
