@@ -195,6 +195,25 @@ def test_stacks_at_any_angle_agree_with_a_slow_second_way() -> None:
         assert found[place] == slowly(source, target.affine @ [*place[::-1], 1.0]), place
 
 
+def tilted(case: Case, degrees: float) -> Case:
+    """The case turned about the x axis through the middle of its slices."""
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("x", degrees, degrees=True).as_matrix()
+    middle = case.affine @ [*(np.array(case.image.shape[:0:-1]) - 1) / 2, 1.0]
+    turn[:3, 3] = middle[:3] - turn[:3, :3] @ middle[:3]
+    return moved(case, turn)
+
+
+def test_stacks_cut_nearly_alike_match_whole_slices_and_others_voxels() -> None:
+    """A slice halfway between two of the source: tilted, one side of it is nearer to the one, one to the other."""
+    source = scan((4, 20, 6), (10.0, 4.0, 4.0), labels=by_slice([LV, LV, RV, RV], 20, 6))
+    target = scan((3, 20, 6), (10.0, 4.0, 4.0), first_mm=(5.5, 0, 0), name="s_lge")
+    assert values_by_slice(pseudo_labels(source, tilted(target, 5)))[1] == RV
+    found = pseudo_labels(source, tilted(target, 12))[0, 1]
+    assert set(np.unique(found).tolist()) == {LV, RV}
+    assert len(np.unique(found[0])) == 1, "the seam runs along the axis of the turn"
+
+
 def slowly(source: Case, point: NDArray[np.float64]) -> int:
     assert source.labels is not None
     axes, origin = source.affine[:3, :3], source.affine[:3, 3]

@@ -5,7 +5,8 @@ is laid onto the target (LGE). Three ways, from trusting nothing but slice numbe
 
 index       slice i of the source's m goes to slice j of the target's n, Eq. 1; target slices that no i meets stay
             `UNKNOWN`. For scans whose headers say nothing true about the height of slices.
-physical    each voxel of the target takes the source slice nearest to where it lies in the patient.
+physical    each slice of the target takes the source slice that lies nearest at the heart, none where none lies within
+            half the source's slice spacing; of stacks that are cut at more than 10 degrees each voxel takes its own.
 registered  as physical, then each slice of the source image is aligned to the target image in plane, and the mask
             goes along (the paper's footnote 5, left there as future work).
 
@@ -37,8 +38,12 @@ Correspondence = Literal["index", "physical", "registered"]
 Rounding = Literal["paper", "code"]
 LabelMap = NDArray[np.uint8]
 
+PARALLEL_DEG: Final = 10.0
+"""Tilt up to which whole slices are matched by position: 8 mm at the heart's edge, a bSSFP slice. One mask from two
+source slices, taken in two breath-holds, would have a seam. SAX stacks of one session differ by a few degrees. Ours."""
+
 LARGEST_TILT_DEG: Final = 30.0
-"""Between stacks that are still matched slice by slice; SAX stacks of one session differ by a few degrees. Ours."""
+"""Tilt up to which `index` and `registered`, which know whole slices only, are tried at all. Ours."""
 
 _NEAR: Final = 1e-6  # voxels: half a slice away is within half a slice, whatever the rounding of affines
 _ALIGNED_PIXEL_MM: Final = 1.5  # about bSSFP's in-plane resolution: finer adds noise and time
@@ -84,15 +89,15 @@ def pseudo_labels(
     _check_pair(source, target, correspondence)
     assert source.labels is not None
     labels = fold_into_myocardium(source.labels[frame])
-    if correspondence == "index":
-        carried = _carry(labels, _Map(source, target), _slices_by_index(source, target, rounding))
-    else:
-        carried = _carry(labels, _Map(source, target))
-    _check_arrival(source, target, labels, carried, correspondence)
+    _check_heart(source, labels)
+    onto = _Map(source, target)
+    by_index = correspondence == "index"
+    slices = _slices_by_index(source, target, rounding) if by_index else _slices_at_heart(labels, onto)
+    apart = correspondence == "physical" and _tilt_deg(source, target) > PARALLEL_DEG
+    carried = _carry(labels, onto, None if apart else slices)
+    _check_arrival(source, target, carried, correspondence)
     if correspondence == "registered":
-        carried = _register(
-            source.image[frame], labels, target.image[target_frame], carried, _Map(source, target)
-        )
+        carried = _register(source.image[frame], labels, target.image[target_frame], carried, onto, slices)
     found = np.full(target.image.shape, UNKNOWN, np.uint8)
     found[target_frame] = carried
     return found
@@ -240,14 +245,11 @@ def _register(
     target_image: NDArray[np.float32],
     carried: LabelMap,
     onto: _Map,
+    slices: list[int],
 ) -> LabelMap:
-    """`carried`, with each slice replaced whose alignment of source image to target image raised their information.
-
-    A target slice is aligned to one source slice, the nearest at the heart.
-    """
+    """`carried`, with each slice replaced whose alignment of source image to target image raised their information."""
     grid = _heart_grid(carried, onto)
     rows, columns = np.meshgrid(*grid, indexing="ij")
-    slices = _slices_at_heart(labels, onto)
     fixed, moving = np.zeros((2, len(slices), *rows.shape), np.float32)
     region = np.zeros(fixed.shape, bool)
     for z, k in enumerate(slices):
@@ -346,8 +348,7 @@ def _check_pair(source: Case, target: Case, correspondence: Correspondence) -> N
             f"is of subject {target.subject!r}, and {source.id!r} of {source.subject!r}; "
             "a mask can be carried only between scans of one heart",
         )
-    cosine = abs(float(geometry.normal(source.affine) @ geometry.normal(target.affine)))
-    tilt = math.degrees(math.acos(min(cosine, 1.0)))
+    tilt = _tilt_deg(source, target)
     if correspondence != "physical" and tilt > LARGEST_TILT_DEG:
         raise CaseError(
             target.id,
@@ -356,13 +357,19 @@ def _check_pair(source: Case, target: Case, correspondence: Correspondence) -> N
         )
 
 
-def _check_arrival(
-    source: Case, target: Case, labels: LabelMap, carried: LabelMap, correspondence: str
-) -> None:
+def _check_heart(source: Case, labels: LabelMap) -> None:
     if not ((labels > 0) & (labels != UNKNOWN)).any():
-        raise CaseError(
-            source.id, "nothing of the heart is labelled in the frame to carry; take another frame"
-        )
+        problem = "nothing of the heart is labelled in the frame to carry; take another frame"
+        raise CaseError(source.id, problem)
+
+
+def _tilt_deg(source: Case, target: Case) -> float:
+    """Angle between the two stacks' slices, from 0 to 90."""
+    cosine = abs(float(geometry.normal(source.affine) @ geometry.normal(target.affine)))
+    return math.degrees(math.acos(min(cosine, 1.0)))
+
+
+def _check_arrival(source: Case, target: Case, carried: LabelMap, correspondence: str) -> None:
     if ((carried > 0) & (carried != UNKNOWN)).any():
         return
     normal = geometry.normal(target.affine)
