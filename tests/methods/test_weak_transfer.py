@@ -358,7 +358,12 @@ def test_the_discriminator_learns_to_tell_and_the_segmenter_to_pass(
     [
         {"profile": "text", "crop_shift_mm": 0},
         {"profile": "code"},
-        {"spectral_norm": True, "mask_noise_sd": 0.1, "discriminator_norm": "none"},
+        {
+            "correspondence": "registered",
+            "spectral_norm": True,
+            "mask_noise_sd": 0.1,
+            "discriminator_norm": "none",
+        },
         {"adversarial": False},
         {"adversarial": False, "transfer": False},
     ],

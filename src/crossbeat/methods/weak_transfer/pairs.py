@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -181,16 +182,14 @@ def _carry(source: Row, target: Row, domains: Domains, settings: Settings) -> Ca
     )
 
 
-def _fuse(cases: list[Case], how: str) -> list[Case]:
+def _fuse(cases: list[Case], how: Literal["majority", "intersection"]) -> list[Case]:
     """One case a target scan, with the label on which its sources agree and what any of them drew in common."""
     fused = []
     for scan in dict.fromkeys(case.id for case in cases):
         same = [case for case in cases if case.id == scan]
         maps = [case.labels for case in same if case.labels is not None]
         drawn = tuple(frozenset.intersection(*sets) for sets in zip(*(c.drawn for c in same), strict=True))
-        assert how in ("majority", "intersection")
-        labels = fuse_labels(maps, "majority" if how == "majority" else "intersection")
-        fused.append(replace(same[0], labels=labels, drawn=drawn))
+        fused.append(replace(same[0], labels=fuse_labels(maps, how), drawn=drawn))
     return fused
 
 
