@@ -12,7 +12,7 @@ registered  as physical, then each slice of the source image is aligned to the t
 
 In plane all three go by the affines, and a voxel takes the label with the largest share of it by linear
 interpolation. A voxel outside what the source has seen is `UNKNOWN`: nobody looked there. Scar and oedema fold into the
-myocardium, as segmenters learn it, for the source's are not drawn where the target shows its own.
+myocardium, which is what segmenters learn: oedema on T2 is no scar on LGE.
 """
 
 from __future__ import annotations
