@@ -127,8 +127,10 @@ def dice_table(lines: list[Line]) -> list[str]:
     return text
 
 
-def gain_table(lines: list[Line], sources: list[str], rivals: tuple[str, ...]) -> tuple[list[str], bool]:
-    """What registration gains on the voxels that both know; and whether it is above zero everywhere."""
+def gain_table(
+    lines: list[Line], sources: list[str], rivals: tuple[str, ...]
+) -> tuple[list[str], bool, list[str]]:
+    """What registration gains on the voxels that both know; whether it is above zero everywhere; and where it may be chance."""
     text = [
         "| Source | Registered over | Structure | Gain in Dice | Patients better | p |",
         "|---|---|---|---:|---:|---:|",
@@ -146,7 +148,12 @@ def gain_table(lines: list[Line], sources: list[str], rivals: tuple[str, ...]) -
         text.append(
             f"| {NAMES.get(source, source)} | {rival} | {structure} | {mean:+.3f} ± {sd:.3f} | {better} | {shown} |"
         )
-    return text, all(np.nanmean(values) > 0 for *_, values, _ in found)
+    doubtful = [
+        f"{NAMES.get(s, s)} over {r}, {k}"
+        for (s, r, k, *_), p in zip(found, p_values, strict=True)
+        if p >= 0.05
+    ]
+    return text, all(np.nanmean(values) > 0 for *_, values, _ in found), doubtful
 
 
 def column(
@@ -185,19 +192,23 @@ def page(lines: list[Line], real: list[Line], subjects: int, seed: int, command:
         "## What registration gains, on the voxels that both ways know",
         "",
     ]
-    gains, above = gain_table(lines, ["bssfp", "t2"], RIVALS)
+    gains, above, doubtful = gain_table(lines, ["bssfp", "t2"], RIVALS)
     text += [
         *gains,
         "",
         "Gain: mean ± SD over patients of the difference in Dice. p: Wilcoxon's signed-rank test over patients, Holm's "
         "correction for all rows.",
         "",
-        f"Gate (issue 4: `registered` better than `index` on every structure): {'passed' if above else 'NOT PASSED'}.",
+        f"Gate (issue 4: `registered` better than `index` on every structure), on the mean over patients: "
+        f"{'passed' if above else 'NOT PASSED'}.",
+        f"Within chance (p of 0.05 or more): {'; '.join(doubtful) or 'none'}.",
+        "T2's slices lie up to 20 mm apart, and the few LGE slices that the released rounding gives a mask happen to lie",
+        "near them in some hearts.",
         "",
     ]
     if real:
         count = len({line["subject"] for line in real})
-        real_gains, _ = gain_table(real, ["acdc"], ("physical",))
+        real_gains, *_ = gain_table(real, ["acdc"], ("physical",))
         text += [
             "## On real images",
             "",
