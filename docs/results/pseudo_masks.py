@@ -130,7 +130,7 @@ def dice_table(lines: list[Line]) -> list[str]:
 def gain_table(
     lines: list[Line], sources: list[str], rivals: tuple[str, ...]
 ) -> tuple[list[str], bool, list[str]]:
-    """What registration gains on the voxels that both know; whether it is above zero everywhere; and where it may be chance."""
+    """What registration gains where both know; whether all of it is above zero; and what may be chance."""
     text = [
         "| Source | Registered over | Structure | Gain in Dice | Patients better | p |",
         "|---|---|---|---:|---:|---:|",
@@ -202,8 +202,6 @@ def page(lines: list[Line], real: list[Line], subjects: int, seed: int, command:
         f"Gate (issue 4: `registered` better than `index` on every structure), on the mean over patients: "
         f"{'passed' if above else 'NOT PASSED'}.",
         f"Within chance (p of 0.05 or more): {'; '.join(doubtful) or 'none'}.",
-        "T2's slices lie up to 20 mm apart, and the few LGE slices that the released rounding gives a mask happen to lie",
-        "near them in some hearts.",
         "",
     ]
     if real:
