@@ -60,11 +60,12 @@ class Result:
         told = {budget: self._advice(arms).sentences for budget, arms in budgets.items() if arms}
         if len(told) < 2:
             return next(iter(told.values()), self._advice([]).sentences)
-        return tuple(
+        said = [
             f"{budget}: {sentence}" if i == 0 else sentence
             for budget, sentences in told.items()
             for i, sentence in enumerate(sentences)
-        )
+        ]
+        return tuple(sentence for i, sentence in enumerate(said) if sentence not in said[i + 1 :])
 
     @property
     def complete(self) -> bool:

@@ -73,7 +73,6 @@ class Settings(Recipe):
             "image_size": 96,
             "spacing_mm": 2.0,
             "batch_size": 8,
-            "augmentation": "random_contrast",
             "warmup_steps": 960,
             "adversarial_steps": 240,
             "steps_per_round": 120,
