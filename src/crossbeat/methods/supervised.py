@@ -39,7 +39,7 @@ class Settings(Recipe):
             "spacing_mm": 2.0,
             "network": "dilated_resunet",
             "batch_size": 8,
-            "steps": 1200,
+            "steps": 600,
             "steps_per_round": 200,
         },
     }

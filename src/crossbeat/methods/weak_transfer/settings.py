@@ -73,8 +73,8 @@ class Settings(Recipe):
             "image_size": 96,
             "spacing_mm": 2.0,
             "batch_size": 8,
-            "warmup_steps": 960,
-            "adversarial_steps": 240,
+            "warmup_steps": 480,
+            "adversarial_steps": 120,
             "steps_per_round": 120,
         },
     }
