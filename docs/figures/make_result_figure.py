@@ -145,7 +145,7 @@ def main() -> None:
     sequence = SEQUENCES.get(given.sequence, given.sequence)
     note = f"Not picked: the first {len(columns)} {sequence} test scans of the cohort, {columns[0].when}, middle slice."
     figure = draw(columns, list(runs), note)
-    figure.savefig(given.out, dpi=150)
+    figure.savefig(given.out, dpi=120)
     with Image.open(given.out) as picture:  # a third of the size of full colour, and no difference to the eye
         picture.convert("RGB").quantize(192, dither=Image.Dither.NONE).save(given.out, optimize=True)
 
