@@ -21,6 +21,7 @@ from crossbeat.study.engine import compute, estimate, pending, position
 from crossbeat.study.folder import Means, StudyFolder
 from crossbeat.study.local import Outcome
 from crossbeat.study.plan import LOWER, Study
+from crossbeat.study.present import present
 
 pytestmark = pytest.mark.slow
 Make = Callable[..., Study]
@@ -239,3 +240,15 @@ def wait_for(there: Callable[[], bool], seconds: float = 120) -> None:
     while not there():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+def test_tables_of_cells_that_are_no_longer_there_do_not_stay(
+    tmp_path: Path, cohort_csv: Path, small_study: Make
+) -> None:
+    study = opened(tmp_path / "study", small_study(), cohort_csv)
+    stale = study.path / "results" / "league.csv"
+    stale.parent.mkdir()
+    stale.write_text("of earlier cells")
+    present(study)
+    assert not stale.exists()
+    assert (study.path / "study.html").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,6 +107,7 @@ def present(study: StudyFolder) -> Shown:
     done = [cell for cell in study.cells if state(cell, study.cell(cell)) == "done"]
     result = Result(collect(study, done))
     write_evidence(result.evidence, study.path)
+    shutil.rmtree(study.path / "results", ignore_errors=True)  # of other cells, perhaps
     if result.complete:
         write_results(result.league, result.breakdowns, study.path / "results")
     arms = _arms_of(study, result.evidence, {cell.name for cell in done})
