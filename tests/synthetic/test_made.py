@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from crossbeat.cohort import read_cohort
+from crossbeat.cohort import Cohort, Row, read_cohort
 from crossbeat.data.nifti import write_volume
 from crossbeat.errors import CohortError, RunError, SettingsError
 from crossbeat.study.phantom import make_phantom
 from crossbeat.study.plan import PhantomSpec
-from crossbeat.synthetic import Hearts, make_once
+from crossbeat.synthetic import Hearts, made, make_once
 
 HEARTS = Hearts(2, ["t2"], ["a"], cine=False, test=1, seed=5)
 
@@ -99,3 +99,38 @@ def test_a_foreign_cohort_stays_and_a_study_says_what_it_can_do(tmp_path: Path) 
     with pytest.raises(RunError, match=r"no phantom of ours left there; choose another folder with -o$"):
         make_phantom(PhantomSpec(subjects=2, test=1), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["cohort.csv"]
+
+
+def test_the_challenge_splits_scans_and_takes_labels_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Counts of MS-CMRSeg, Chen 2020: 35 labelled patients; LGE 3 train, 2 validate, 40 tested (methods.md 6)."""
+
+    def unscanned(folder: Path, **asked: Any) -> Cohort:
+        return Cohort(
+            tuple(
+                Row(f"s{i}", f"s{i}_{sequence}", sequence, "none", labels=f"{i}.nii.gz")
+                for i in range(asked["subjects"])
+                for sequence in asked["sequences"]
+            ),
+            folder=folder,
+        )
+
+    monkeypatch.setattr(made, "make_cohort", unscanned)
+    make(tmp_path, replace(HEARTS, subjects=45, sequences=["bssfp", "t2", "lge"], split="mscmrseg"))
+    cohort = read_cohort(tmp_path / "cohort.csv")
+    lge = cohort.where(sequence="lge")
+    assert [row.split for row in lge] == ["train"] * 3 + ["validation"] * 2 + ["test"] * 40
+    assert len(lge.labelled()) == 45
+    for sequence in ("bssfp", "t2"):
+        scans = cohort.where(sequence=sequence)
+        assert {row.split for row in scans} == {"train"}
+        assert [row.subject for row in scans.labelled()] == [f"s{i}" for i in range(35)]
+    with pytest.raises(RunError, match=r"another phantom \(split mscmrseg, now subjects\)"):
+        make(tmp_path, replace(HEARTS, subjects=45, sequences=["bssfp", "t2", "lge"]))
+
+
+def test_the_challenge_needs_someone_to_test(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="take 6 or more"):
+        make(tmp_path / "new", replace(HEARTS, subjects=5, split="mscmrseg"), write=full)
+    assert not (tmp_path / "new").exists()

@@ -17,6 +17,7 @@ from crossbeat.errors import CohortError, SettingsError, did_you_mean
 from crossbeat.methods import METHODS
 from crossbeat.methods.recipe import Filter, Recipe, parse_changes, read_values, validated
 from crossbeat.study.published import Published
+from crossbeat.synthetic import Split
 
 LOWER: Final = "source_only"
 """The arm that every other must beat: supervised training on the source alone."""
@@ -37,6 +38,10 @@ class PhantomSpec(BaseModel, extra="forbid", frozen=True):
     cine: bool = Field(False, description="bSSFP over the whole cycle, 25 frames")
     test: int = Field(10, ge=0, description="subjects held out, shared out over the groups")
     seed: int = Field(0, ge=0, description="of the hearts and of the split")
+    split: Split = Field(
+        "subjects",
+        description="mscmrseg: by scan and number as in MS-CMRSeg, transductive; `test` is not read",
+    )
 
 
 class ArmSpec(BaseModel, extra="forbid", frozen=True):

@@ -2,7 +2,16 @@
 
 from crossbeat.synthetic.anatomy import GROUPS, Heart
 from crossbeat.synthetic.cohort import make_cohort, render_isotropic
-from crossbeat.synthetic.made import Hearts, make_once
+from crossbeat.synthetic.made import Hearts, Split, make_once
 from crossbeat.synthetic.signal import PHANTOM_VERSION
 
-__all__ = ["GROUPS", "PHANTOM_VERSION", "Heart", "Hearts", "make_cohort", "make_once", "render_isotropic"]
+__all__ = [
+    "GROUPS",
+    "PHANTOM_VERSION",
+    "Heart",
+    "Hearts",
+    "Split",
+    "make_cohort",
+    "make_once",
+    "render_isotropic",
+]

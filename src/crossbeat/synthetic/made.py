@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from crossbeat.cohort import Cohort, Row, assign_splits, write_cohort
-from crossbeat.errors import RunError
+from crossbeat.errors import RunError, SettingsError
 from crossbeat.synthetic.cohort import Writer, check_wishes, make_cohort
 from crossbeat.synthetic.signal import PHANTOM_VERSION
 
 NOTE: Final = "phantom.json"
 """What was asked for; `whole` says whether all of it is there."""
+
+Split = Literal["subjects", "mscmrseg"]
+"""Whole subjects held out; or the scans of a subject apart, by its number, as in the challenge MS-CMRSeg."""
+
+_MSCMRSEG_TRAIN: Final = 3
+_MSCMRSEG_VALIDATION: Final = 5
+_MSCMRSEG_LABELLED: Final = 35
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,9 @@ class Hearts:
     vendors: list[str]
     cine: bool
     test: float | int
-    """Subjects, or a fraction of them, in the test split; each group gives its share."""
+    """Subjects, or a fraction of them, in the test split; each group gives its share. Not under `mscmrseg`."""
     seed: int
+    split: Split = "subjects"
 
 
 def make_once(
@@ -70,9 +78,33 @@ def make_once(
 
 
 def _split(cohort: Cohort, hearts: Hearts) -> Cohort:
+    if hearts.split == "mscmrseg":
+        return _split_as_mscmrseg(cohort)
     if not hearts.test:
         return cohort
     return assign_splits(cohort, test=hearts.test, stratify=["group"], seed=hearts.seed)
+
+
+def _split_as_mscmrseg(cohort: Cohort) -> Cohort:
+    """LGE of subjects 1 to 3 trains, of 4 and 5 validates, of the others is tested; bSSFP and T2 train.
+
+    Beyond subject 35 bSSFP and T2 have no labels. The counts are those of Chen 2020 (methods.md 1.5 and 6).
+    """
+    numbers = {subject: i for i, subject in enumerate(cohort.subjects, start=1)}
+    if len(numbers) <= _MSCMRSEG_VALIDATION:
+        raise SettingsError(
+            f"split mscmrseg tests subjects 6 and beyond, got {len(numbers)} subjects; take 6 or more"
+        )
+
+    def placed(row: Row) -> Row:
+        number = numbers[row.subject]
+        if row.sequence != "lge":
+            labels = row.labels if number <= _MSCMRSEG_LABELLED else ""
+            return replace(row, split="train", labels=labels)
+        late = "validation" if number <= _MSCMRSEG_VALIDATION else "test"
+        return replace(row, split="train" if number <= _MSCMRSEG_TRAIN else late)
+
+    return replace(cohort, rows=tuple(map(placed, cohort)))
 
 
 def _blank_cohort(subjects: int) -> Cohort:
@@ -88,6 +120,7 @@ def _is_whole(folder: Path, hearts: Hearts, remedy: str) -> bool:
         raise RunError(f"{folder}: holds a cohort.csv that no phantom of ours left there; {remedy}")
     if found is None or not found.pop("whole", True):
         return False
+    found.setdefault("split", "subjects")  # notes of before there was a choice
     keys = [key for key in wanted if found.get(key) != wanted[key]]
     if keys:
         differing = ", ".join(f"{key} {_text(found.get(key))}, now {_text(wanted[key])}" for key in keys)
