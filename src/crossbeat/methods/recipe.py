@@ -133,6 +133,21 @@ def validated(model: type[AnyModel], values: Mapping[str, Any], name: str) -> An
         raise SettingsError(f"{name}: {where}: {problem}, got {first.get('input')!r}") from None
 
 
+def whole_rounds(name: str, steps: int, longest: int) -> tuple[int, int]:
+    """Rounds of a stage and the steps of each: `longest`, or all in one round where there are fewer.
+
+    `SettingsError` where the steps, which the setting `name` gives, are no whole number of rounds.
+    """
+    length = min(steps, longest)
+    rounds = steps // length
+    if steps % length:
+        raise SettingsError(
+            f"{name} {steps} are no whole number of rounds of {length}; take {rounds * length} or "
+            f"{(rounds + 1) * length}, or another steps_per_round"
+        )
+    return rounds, length
+
+
 @dataclass(frozen=True)
 class Domains:
     """The scans of a cohort by the part they play. Labels that a method must not see are taken away."""

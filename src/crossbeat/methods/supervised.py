@@ -16,12 +16,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from crossbeat.cohort import Cohort
-from crossbeat.errors import SettingsError, did_you_mean
 from crossbeat.losses.segmentation import segmentation_loss
-from crossbeat.methods.recipe import Domains, Recipe, find_domains, provenance
-from crossbeat.methods.validation import bank_dice
+from crossbeat.methods.recipe import Domains, Recipe, find_domains, provenance, whole_rounds
+from crossbeat.methods.validation import bank_dice, validation_banks
 from crossbeat.networks import SEGMENTERS
-from crossbeat.prepare.augment import PRESETS, Augmentation
+from crossbeat.prepare.augment import Augmentation, preset_with
 from crossbeat.prepare.slices import SliceBank, build_bank, training_batch
 from crossbeat.prepare.volumes import Preparation
 from crossbeat.segmenter import NetworkSpec, Segmenter
@@ -73,13 +72,9 @@ class Settings(Recipe):
         return self.steps
 
     @property
-    def round_steps(self) -> int:
-        """Updates in a round; all of them where there are fewer than `steps_per_round`."""
-        return min(self.steps, self.steps_per_round)
-
-    @property
-    def rounds(self) -> int:
-        return self.steps // self.round_steps
+    def rounds(self) -> tuple[int, int]:
+        """Number of rounds, and updates in each; one where there are fewer than `steps_per_round`."""
+        return whole_rounds("steps", self.steps, self.steps_per_round)
 
     @property
     def preparation(self) -> Preparation:
@@ -92,20 +87,11 @@ class Settings(Recipe):
     @property
     def changes(self) -> Augmentation:
         """The random changes that each training image goes through."""
-        return Augmentation(**{**PRESETS[self.augmentation].model_dump(), **self.augmentation_changes})
+        return preset_with(self.augmentation, self.augmentation_changes)
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be_made(self) -> Settings:
-        for field in self.augmentation_changes:
-            if field not in Augmentation.model_fields:
-                near = did_you_mean(field, Augmentation.model_fields)
-                raise SettingsError(f"augmentation_changes: there is no {field!r}; {near}")
-        if self.steps % self.round_steps:
-            fitting = self.steps // self.round_steps * self.round_steps
-            raise SettingsError(
-                f"steps {self.steps} are no whole number of rounds of {self.steps_per_round}; take {fitting} or "
-                f"{fitting + self.round_steps}, or another steps_per_round"
-            )
+        assert self.rounds
         assert self.changes
         with torch.device("meta"):  # no memory, no random numbers
             self.spec.build()
@@ -180,8 +166,9 @@ def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
     labelled = _both(domains)
     with run.bar("reading scans", len(labelled)) as step:
         bank = build_bank(labelled, settings.preparation, annotated_only=True, progress=step)
-    stage = Segmentation(run, settings, bank, _validation(domains, settings.preparation))
-    chosen = fit(stage, rounds=settings.rounds, steps_per_round=settings.round_steps, select=settings.select)
+    stage = Segmentation(run, settings, bank, validation_banks(domains, settings.preparation))
+    rounds, length = settings.rounds
+    chosen = fit(stage, rounds=rounds, steps_per_round=length, select=settings.select)
     seen = {"source": domains.source, "labelled_target": domains.target}
     origin = provenance("supervised", settings, cohort, run, seen, chosen)
     return Segmenter(stage.network, settings.spec, settings.preparation, provenance=origin)
@@ -189,8 +176,3 @@ def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
 
 def _both(domains: Domains) -> Cohort:
     return Cohort(domains.source.rows + domains.target.rows, domains.source.read, domains.source.name)
-
-
-def _validation(domains: Domains, preparation: Preparation) -> dict[str, SliceBank]:
-    parts = {"source": domains.source_validation, "target": domains.target_validation}
-    return {name: build_bank(c, preparation, annotated_only=True) for name, c in parts.items() if len(c)}

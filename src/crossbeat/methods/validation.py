@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from crossbeat.labels import UNKNOWN
-from crossbeat.prepare.slices import SliceBank
-from crossbeat.prepare.volumes import crop
+from crossbeat.methods.recipe import Domains
+from crossbeat.prepare.slices import SliceBank, build_bank
+from crossbeat.prepare.volumes import Preparation, crop
 
 SLICES_AT_ONCE = 32
 
@@ -46,3 +47,9 @@ def _count_pixels(network: nn.Module, bank: SliceBank, in_channels: int) -> tupl
         shared.append((ours & theirs).sum(dim=(2, 3)) * drawn)
         total.append((ours.sum(dim=(2, 3)) + theirs.sum(dim=(2, 3))) * drawn)
     return torch.cat(shared).cpu(), torch.cat(total).cpu()
+
+
+def validation_banks(domains: Domains, preparation: Preparation) -> dict[str, SliceBank]:
+    """The annotated slices of the validation splits, `source` and `target`; a split without scans is left out."""
+    parts = {"source": domains.source_validation, "target": domains.target_validation}
+    return {name: build_bank(c, preparation, annotated_only=True) for name, c in parts.items() if len(c)}

@@ -24,6 +24,7 @@ from crossbeat.prepare.augmentation_settings import (
     RANDOM_CONTRAST,
     STANDARD,
     Augmentation,
+    preset_with,
 )
 from crossbeat.prepare.random_fields import normal, smooth_field
 
@@ -39,6 +40,7 @@ __all__ = [
     "apply",
     "draw",
     "draw_from_seeds",
+    "preset_with",
 ]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
+
+from crossbeat.errors import SettingsError, did_you_mean
 
 
 def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
@@ -187,3 +189,12 @@ PRESETS: Final[Mapping[str, Augmentation]] = {
     "chen2020": CHEN2020,
 }
 """The presets, by the name that recipes use."""
+
+
+def preset_with(name: str, changes: Mapping[str, Any]) -> Augmentation:
+    """A preset with some of its fields changed. `SettingsError` names a field that there is not (did you mean)."""
+    for field in changes:
+        if field not in Augmentation.model_fields:
+            near = did_you_mean(field, Augmentation.model_fields)
+            raise SettingsError(f"augmentation_changes: there is no {field!r}; {near}")
+    return Augmentation(**{**PRESETS[name].model_dump(), **changes})

@@ -29,12 +29,11 @@ from __future__ import annotations
 
 from crossbeat.cohort import Cohort
 from crossbeat.errors import CohortError
-from crossbeat.methods.recipe import Domains, find_domains, provenance
+from crossbeat.methods.recipe import find_domains, provenance
+from crossbeat.methods.validation import validation_banks
 from crossbeat.methods.weak_transfer.pairs import Pairs, gather
 from crossbeat.methods.weak_transfer.settings import Settings
 from crossbeat.methods.weak_transfer.stages import Adversarial, Warmup
-from crossbeat.prepare.slices import SliceBank, build_bank
-from crossbeat.prepare.volumes import Preparation
 from crossbeat.segmenter import Segmenter
 from crossbeat.training import Run, fit
 
@@ -47,13 +46,13 @@ def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
     _refuse_what_cannot_transfer(cohort, settings)
     pairs = gather(domains, settings, run)
     _refuse_what_cannot_be_judged(pairs, settings)
-    validation = _validation(domains, settings.preparation)
+    validation = validation_banks(domains, settings.preparation)
     network = settings.spec.build()
     warmup = Warmup(run, settings, network, pairs, validation)
     adversarial = Adversarial(run, settings, network, pairs, validation)
-    rounds, length = settings.rounds_of(settings.warmup_steps)
+    rounds, length = settings.warmup_rounds
     fit(warmup, rounds=rounds, steps_per_round=length)
-    rounds, length = settings.rounds_of(settings.adversarial_steps)
+    rounds, length = settings.adversarial_rounds
     chosen = fit(adversarial, rounds=rounds, steps_per_round=length, select=settings.select)
     seen = {"source": domains.source, "labelled_target": domains.target}
     if settings.transfer:
@@ -89,8 +88,3 @@ def _refuse_what_cannot_be_judged(pairs: Pairs, settings: Settings) -> None:
             "no slice to learn from has all of LV, MYO and RV drawn, so a discriminator cannot learn what a drawn "
             "heart looks like; add such scans, or say `adversarial: false`"
         )
-
-
-def _validation(domains: Domains, preparation: Preparation) -> dict[str, SliceBank]:
-    parts = {"source": domains.source_validation, "target": domains.target_validation}
-    return {name: build_bank(c, preparation, annotated_only=True) for name, c in parts.items() if len(c)}

@@ -8,11 +8,11 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import torch
 from pydantic import Field, model_validator
 
-from crossbeat.errors import SettingsError, did_you_mean
+from crossbeat.errors import SettingsError
 from crossbeat.labels import TRAINED
-from crossbeat.methods.recipe import Recipe
+from crossbeat.methods.recipe import Recipe, whole_rounds
 from crossbeat.networks.discriminator import Discriminator
-from crossbeat.prepare.augment import PRESETS, Augmentation
+from crossbeat.prepare.augment import Augmentation, preset_with
 from crossbeat.prepare.volumes import Preparation
 from crossbeat.segmenter import NetworkSpec
 
@@ -240,7 +240,7 @@ class Settings(Recipe):
     @property
     def changes(self) -> Augmentation:
         """The random changes that each training image goes through."""
-        return Augmentation(**{**PRESETS[self.augmentation].model_dump(), **self.augmentation_changes})
+        return preset_with(self.augmentation, self.augmentation_changes)
 
     @property
     def crop_shift_px(self) -> int:
@@ -258,26 +258,20 @@ class Settings(Recipe):
             side=self.image_size,
         )
 
-    def rounds_of(self, steps: int) -> tuple[int, int]:
-        """Rounds of a stage and steps of each; one round where there are fewer than `steps_per_round`."""
-        length = min(steps, self.steps_per_round)
-        return steps // length, length
+    @property
+    def warmup_rounds(self) -> tuple[int, int]:
+        """Number of rounds, and updates in each; one where there are fewer than `steps_per_round`."""
+        return whole_rounds("warmup_steps", self.warmup_steps, self.steps_per_round)
+
+    @property
+    def adversarial_rounds(self) -> tuple[int, int]:
+        """As `warmup_rounds`, of the second stage."""
+        return whole_rounds("adversarial_steps", self.adversarial_steps, self.steps_per_round)
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be_made(self) -> Settings:
-        for field in self.augmentation_changes:
-            if field not in Augmentation.model_fields:
-                near = did_you_mean(field, Augmentation.model_fields)
-                raise SettingsError(f"augmentation_changes: there is no {field!r}; {near}")
-        for name in ("warmup_steps", "adversarial_steps"):
-            steps = getattr(self, name)
-            rounds, length = self.rounds_of(steps)
-            if steps % length:
-                fitting = rounds * length
-                raise SettingsError(
-                    f"{name} {steps} are no whole number of rounds of {length}; take {fitting} or "
-                    f"{fitting + length}, or another steps_per_round"
-                )
+        assert self.warmup_rounds
+        assert self.adversarial_rounds
         if self.transfer and self.mixing == "half" and self.batch_size % 2:
             raise SettingsError(
                 f"batch_size {self.batch_size} has no half for pseudo masks; take {self.batch_size + 1}, "
