@@ -90,9 +90,15 @@ def test_scans_with_a_stand_in_spacing_are_counted_once_not_once_an_arm(
     small_study: Callable[..., Study], tmp_path: Path
 ) -> None:
     made = evidence(small_study(), {LOWER: 0.5, UPPER: 0.8})
+    far = made.scores.assign(metric="hd95", unit="mm", value=7.0)
+    made = Evidence(made.study, made.cells, pd.concat([made.scores, far], ignore_index=True))
     halves = made.cells[made.cells["arm"] == UPPER].assign(tested=6, nominal=5)
     folds = pd.concat([halves, halves.assign(fold=1, nominal=4)])
     cells = pd.concat([made.cells[made.cells["arm"] == LOWER].assign(nominal=9), folds], ignore_index=True)
     shown = present_evidence(Evidence(made.study, cells, made.scores), tmp_path)
     assert "9 of 12 scans" in shown.page.read_text()
-    assert "stand-in" not in present_evidence(made, tmp_path / "true").page.read_text()
+    assert {row[7] for row in shown.rows} == {"7.0 mm†"}, "the terminal marks them as the page does"
+    assert shown.sentences[-1] == "† nominal: the spacing of 9 scans is a stand-in"
+    honest = present_evidence(made, tmp_path / "true")
+    assert "stand-in" not in honest.page.read_text()
+    assert not any("†" in cell for row in honest.rows for cell in row)

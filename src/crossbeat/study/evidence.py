@@ -29,7 +29,7 @@ SCORE_COLUMNS: Final = (
     *("arm", "seed", "fold", "subject", "scan", "phase", "level", "structure", "metric", "unit", "value"),
     *("status", "vendor", "centre", "group"),
 )
-KEPT_METRICS: Final = ("dice", "hd", "hd95", "assd")
+KEPT_METRICS: Final = ("dice", "jaccard", "hd", "hd95", "assd")
 """Of whole volumes. Of slices only Dice is kept, as the mean over those of a level."""
 
 _WHOLE: Final = ("seed", "fold", "folds", "threads", "updates", "tested", "nominal")

@@ -27,6 +27,8 @@ from crossbeat.study.process import last_words
 from crossbeat.study.results import write_results
 
 BY = ("phase", "group", "vendor", "centre", "level")
+NOMINAL = "†"
+"""Beside millimetres of scans whose spacing is a stand-in."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,17 @@ def grow(folder: Path, studies: Sequence[Path]) -> Evidence:
 def _show(view: StudyView) -> Shown:
     page = write_study_report(view, Path(view.path))
     head = ["Arm", "Dice LV", "MYO", "RV", "mean", "95 % interval", "gap closed", "HD95 mean", "seeds"]
-    rows = [_line(arm.name, view.league) for arm in view.arms if len(view.league) and arm.finished]
-    return Shown(page, head, rows, view.recommendation)
+    nominal = view.nominal_scans > 0
+    rows = [
+        _line(arm.name, view.league, nominal=nominal)
+        for arm in view.arms
+        if len(view.league) and arm.finished
+    ]
+    remark = (f"{NOMINAL} nominal: the spacing of {view.nominal_scans} scans is a stand-in",)
+    return Shown(page, head, rows, view.recommendation + (remark if nominal else ()))
 
 
-def _line(arm: str, table: pd.DataFrame) -> list[str]:
+def _line(arm: str, table: pd.DataFrame, *, nominal: bool) -> list[str]:
     rows = table[table["arm"] == arm].set_index(["structure", "metric", "unit"])
 
     def told(key: tuple[str, str, str], column: str, form: str = "{:.3f}") -> str:
@@ -161,7 +169,7 @@ def _line(arm: str, table: pd.DataFrame) -> list[str]:
         *(told((structure, "dice", ""), "mean") for structure in ("LV", "MYO", "RV", "mean")),
         f"{low} to {high}" if low != "–" else "–",
         told(mean, "gap_closed", "{:.0%}"),
-        told(("mean", "hd95", "mm"), "mean", "{:.1f} mm"),
+        told(("mean", "hd95", "mm"), "mean", "{:.1f} mm" + (NOMINAL if nominal else "")),
         told(mean, "n_seeds", "{:.0f}"),
     ]
 

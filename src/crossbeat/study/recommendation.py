@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from crossbeat.report.wording import p_value
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -106,7 +108,7 @@ def _figures(line: Line, difference: str, p: str) -> str:
     """The difference with its interval and p, and what it means where the two contradict each other."""
     low, high = f"{difference}_low", f"{difference}_high"
     told = f"difference {line[difference]:+.3f}{_interval(line, low, high, '{:+.3f}'.format)}"
-    told += f"; Wilcoxon, Holm's p = {_p(line[p])}"
+    told += f"; Wilcoxon, Holm's p {'' if line[p] < 0.001 else '= '}{p_value(line[p])}"
     if line[p] < SIGNIFICANT and line[low] <= 0 <= line[high]:
         told += ", of these trainings: with other seeds it may be the other way round"
     if line[p] < SIGNIFICANT and math.isnan(line[low]):
@@ -201,10 +203,6 @@ def _counted(best: str, rows: Mapping[str, Line]) -> str:
 
 def _number(count: int, of: str) -> str:
     return f"{count} {of}" if count == 1 else f"{count} {of}s"
-
-
-def _p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
 
 
 def _only_bounds(
