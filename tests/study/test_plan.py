@@ -51,6 +51,25 @@ def test_a_target_may_name_a_split() -> None:
     assert cell.tested.subjects == ["t0", "t1", "t2", "t3"]
 
 
+def test_scans_beside_the_target_are_scored_once_each_and_nobody_beside_is_refused() -> None:
+    beside = {"sequence": ["lge", "bssfp"]}
+    lower, *upper = plan(study(beside=beside), cohort())
+    assert [row.scan for row in lower.tested] == [f"t{i}_lge" for i in range(4)]
+    assert [row.scan for row in lower.beside] == [f"t{i}_bssfp" for i in range(4)], (
+        "the target is not beside itself"
+    )
+    assert len(lower.scored) == 8
+    assert [cell.arm for cell in upper] == [UPPER, UPPER]
+    scored = [row.scan for cell in upper for row in cell.scored]
+    assert sorted(scored) == sorted(row.scan for row in lower.scored), "each by one of the folds"
+    training = study(beside={"sequence": "bssfp", "split": "train"})
+    assert [len(cell.beside) for cell in plan(training, cohort())] == [6, 3, 3], (
+        "another split, if it is named"
+    )
+    with pytest.raises(CohortError, match=r"no labelled scan is .*tagged.*--set beside"):
+        plan(study(beside={"sequence": "tagged"}), cohort())
+
+
 def test_under_methods_all_every_method_has_an_arm() -> None:
     found = study(methods="all")
     assert {arm.method for arm in found.arms.values()} == set(METHODS)

@@ -29,6 +29,7 @@ def evidence(study: Study, means: dict[str, float]) -> Evidence:
         "fold": 0,
         "metric": "dice",
         "status": "ok",
+        "part": "target",
     }
     scores = [
         score | {"arm": arm, "subject": f"p{i}", "scan": f"p{i}", "structure": structure, "value": value}
@@ -102,3 +103,18 @@ def test_scans_with_a_stand_in_spacing_are_counted_once_not_once_an_arm(
     honest = present_evidence(made, tmp_path / "true")
     assert "stand-in" not in honest.page.read_text()
     assert not any("†" in cell for row in honest.rows for cell in row)
+
+
+def test_what_is_scored_beside_the_target_is_broken_down_and_never_ranked(
+    small_study: Callable[..., Study],
+) -> None:
+    made = evidence(small_study(), {LOWER: 0.5, UPPER: 0.8})
+    seen = made.scores.assign(part="beside", value=0.9, subject="q" + made.scores["subject"])
+    both = Result(Evidence(made.study, made.cells, pd.concat([made.scores, seen], ignore_index=True)))
+    pd.testing.assert_frame_equal(both.league, Result(made).league)
+    by_part = both.breakdowns["part"].query("structure == 'LV' and arm == @LOWER").set_index("value")["mean"]
+    assert by_part["beside"] == pytest.approx(0.9)
+    assert by_part["target"] == pytest.approx(
+        Result(made).league.query("structure == 'LV' and arm == @LOWER")["mean"].item()
+    )
+    assert "part" not in Result(made).breakdowns

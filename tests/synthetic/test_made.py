@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from crossbeat.cohort import Cohort, Row, read_cohort
+from crossbeat.data import reader
 from crossbeat.data.nifti import write_volume
 from crossbeat.errors import CohortError, RunError, SettingsError
 from crossbeat.study.phantom import make_phantom
@@ -124,7 +125,7 @@ def test_the_challenge_splits_scans_and_takes_labels_away(
     assert len(lge.labelled()) == 45
     for sequence in ("bssfp", "t2"):
         scans = cohort.where(sequence=sequence)
-        assert {row.split for row in scans} == {"train"}
+        assert [row.split for row in scans] == ["train"] * 3 + ["validation"] * 2 + ["train"] * 40
         assert [row.subject for row in scans.labelled()] == [f"s{i}" for i in range(35)]
     with pytest.raises(RunError, match=r"another phantom \(split mscmrseg, now subjects\)"):
         make(tmp_path, replace(HEARTS, subjects=45, sequences=["bssfp", "t2", "lge"]))
@@ -134,3 +135,12 @@ def test_the_challenge_needs_someone_to_test(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="take 6 or more"):
         make(tmp_path / "new", replace(HEARTS, subjects=5, split="mscmrseg"), write=full)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_cine_may_give_the_labels_of_two_frames_only(tmp_path: Path) -> None:
+    make(tmp_path, replace(HEARTS, subjects=1, test=0, sequences=["bssfp"], cine=True, annotated="ed_es"))
+    [row] = read_cohort(tmp_path / "cohort.csv", reader)
+    assert (row.ed_frame, row.labels.split(";")[0]) == (0, "0=labels/phantom001_bssfp.nii.gz")
+    [case] = read_cohort(tmp_path / "cohort.csv", reader).cases()
+    assert case.frames == 25
+    assert case.labelled_frames == [0, row.es_frame]

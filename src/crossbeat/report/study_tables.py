@@ -13,6 +13,7 @@ from crossbeat.report.study_view import ArmView, StudyView
 from crossbeat.report.tables import STRUCTURES, is_mean, value_place
 
 PARTS: Final = {
+    "part": "The target, and what was scored beside it",
     "phase": "By phase",
     "group": "By group",
     "vendor": "By vendor",

@@ -58,7 +58,7 @@ def make_room(cell: Cell, study: StudyFolder) -> Path:
 
 
 def run_cell(cell: Cell, study: StudyFolder, means: Means) -> None:
-    """Bring a cell to its scores, from wherever it stopped: train, predict the tested scans, score them.
+    """Bring a cell to its scores, from wherever it stopped: train, predict the scans to score, score them.
 
     Given its seed and the number of threads a cell is the same every time on a CPU. Two processes never work on
     one cell: the second waits. A scan that cannot be predicted raises `RunError`.
@@ -98,19 +98,19 @@ def _train(cell: Cell, folder: Path, means: Means) -> None:
 def _predict(cell: Cell, folder: Path, means: Means) -> None:
     shutil.rmtree(folder / "predictions", ignore_errors=True)
     segmenter = load_segmenter(folder / "segmenter", find_device(means.device))
-    write = prediction_writer(folder / "predictions", cell.tested, {"runs": [str(folder)], "flips": False})
-    failures = predict_cohort([segmenter], cell.tested, write)
+    write = prediction_writer(folder / "predictions", cell.scored, {"runs": [str(folder)], "flips": False})
+    failures = predict_cohort([segmenter], cell.scored, write)
     if failures:
         raise RunError(f"{folder}: {len(failures)} scans could not be segmented; {failures[0].problem}")
 
 
 def _evaluate(cell: Cell, folder: Path) -> None:
     """scores.csv comes last: where it stands, all the rest does."""
-    read = prediction_reader(folder, cell.tested)
-    scores, compared = evaluate_cohort(cell.tested, read, units=("mm", "voxel"))
-    write_agreement(compared, cell.tested, folder / "agreement.csv")
+    read = prediction_reader(folder, cell.scored)
+    scores, compared = evaluate_cohort(cell.scored, read, units=("mm", "voxel"))
+    write_agreement(compared, cell.scored, folder / "agreement.csv")
     temporary = folder / ".scores.csv"
-    write_scores(scores, cell.tested, temporary)
+    write_scores(scores, cell.scored, temporary)
     write_summary(read_scores(temporary), folder / "summary.csv")
     temporary.replace(folder / "scores.csv")
 

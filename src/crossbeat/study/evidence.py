@@ -27,8 +27,10 @@ CELL_COLUMNS: Final = (
 """`tested` counts the scans that the cell was scored on, `nominal` those of them whose spacing is a stand-in."""
 SCORE_COLUMNS: Final = (
     *("arm", "seed", "fold", "subject", "scan", "phase", "level", "structure", "metric", "unit", "value"),
-    *("status", "vendor", "centre", "group"),
+    *("status", "vendor", "centre", "group", "part"),
 )
+"""`part` is `target`, or `beside` for what is scored beside it and not ranked."""
+TARGET: Final = "target"
 KEPT_METRICS: Final = ("dice", "jaccard", "hd", "hd95", "assd")
 """Of whole volumes. Of slices only Dice is kept, as the mean over those of a level."""
 
@@ -102,7 +104,9 @@ def read_evidence(folder: Path) -> Evidence:
     cells = _read(folder / "cells.csv", CELL_COLUMNS)
     cells["settings"] = [_of_today(*pair) for pair in zip(cells["method"], cells["settings"], strict=True)]
     refuse_mixture(cells, str(folder))
-    scores = _read(folder / "scores.csv", SCORE_COLUMNS)
+    scores = _read(folder / "scores.csv", tuple(column for column in SCORE_COLUMNS if column != "part"))
+    if "part" not in scores:  # of before anything was scored beside the target
+        scores["part"] = TARGET
     return Evidence(Study.load(folder / "study.yaml"), cells, scores)
 
 
@@ -193,6 +197,9 @@ def _facts(cell: Cell, folder: Path) -> dict[str, Any]:
 
 def _scores(cell: Cell, path: Path) -> pd.DataFrame:
     table = read_scores(path)
+    tested = {row.scan for row in cell.tested}
+    part = [TARGET if scan in tested else "beside" for scan in table["scan"]]
+    table = table.assign(part=part)
     volumes = table[table["slice"].isna() & table["metric"].isin(KEPT_METRICS)]
     slices = table[table["slice"].notna() & (table["metric"] == "dice")]
     keys = [c for c in SCORE_COLUMNS if c in table and c not in ("value", "status")]

@@ -47,7 +47,7 @@ LEAGUE_COLUMNS: Final = (
 BREAKDOWN_COLUMNS: Final = (
     *("arm", "value", "structure", "metric", "unit", "n_patients", "mean", "sd", "missed"),
 )
-BREAKDOWNS: Final = ("vendor", "group", "centre", "phase", "level")
+BREAKDOWNS: Final = ("part", "vendor", "group", "centre", "phase", "level")
 HIGHER_IS_BETTER: Final = ("dice", "jaccard")
 
 _ROW: Final = ["structure", "metric", "unit"]
@@ -110,7 +110,7 @@ def league(
 
 
 def breakdown(scores: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Every arm's mean ± SD over patients by vendor, group, centre, phase or slice level.
+    """Every arm's mean ± SD over patients by vendor, group, centre, phase, slice level, or part (target, beside).
 
     A row an (arm, value, structure, metric, unit), in order of appearance. By `level` it is of slices scored in 2-D,
     otherwise of whole volumes.

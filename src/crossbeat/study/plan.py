@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,7 +17,7 @@ from crossbeat.errors import CohortError, SettingsError, did_you_mean
 from crossbeat.methods import METHODS
 from crossbeat.methods.recipe import Filter, Recipe, parse_changes, read_values, validated
 from crossbeat.study.published import Published
-from crossbeat.synthetic import Split
+from crossbeat.synthetic import Annotated, Split
 
 LOWER: Final = "source_only"
 """The arm that every other must beat: supervised training on the source alone."""
@@ -36,6 +36,9 @@ class PhantomSpec(BaseModel, extra="forbid", frozen=True):
     sequences: list[str] = Field(["bssfp", "lge"], description="of bssfp, t2, lge")
     vendors: list[str] = Field(["a", "b"], description="of a, b, c, d; subjects take turns")
     cine: bool = Field(False, description="bSSFP over the whole cycle, 25 frames")
+    annotated: Annotated = Field(
+        "all", description="frames of a cine whose labels are given; ed_es: those two only, as in M&Ms"
+    )
     test: int = Field(10, ge=0, description="subjects held out, shared out over the groups")
     seed: int = Field(0, ge=0, description="of the hearts and of the split")
     split: Split = Field(
@@ -74,6 +77,10 @@ class Study(BaseModel, extra="forbid", frozen=True):
     size: Literal["full", "bench", "demo"] = Field("bench", description="how much every arm computes")
     source: Filter = Field(default_factory=dict, description="cohort columns of the source")
     target: Filter = Field(min_length=1, description="cohort columns of the target, which is scored")
+    beside: Filter = Field(
+        default_factory=dict,
+        description="cohort columns of further scans to score, without a rank; of the test split unless `split` is one",
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="settings that all arms share")
     methods: Literal["all", ""] = Field(
         "", description="all: an arm for every method, under its own settings"
@@ -86,7 +93,7 @@ class Study(BaseModel, extra="forbid", frozen=True):
     phantom: PhantomSpec = Field(default_factory=PhantomSpec, description="where no cohort is given")
     published: list[Published] = Field(default_factory=list, description="printed values, laid beside ours")
 
-    @field_validator("source", "target", mode="before")
+    @field_validator("source", "target", "beside", mode="before")
     @classmethod
     def _accept_single_values(cls, given: Any) -> Any:
         return Recipe._accept_single_values(given)
@@ -161,6 +168,8 @@ class Cell:
     folds: int
     cohort: Cohort
     """With the splits of this fold."""
+    beside_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The study's `beside`."""
 
     @property
     def name(self) -> str:
@@ -173,6 +182,25 @@ class Cell:
         """The target scans that it is scored on."""
         return self.cohort.where(**self.settings.target).where(split="test").labelled()
 
+    @cached_property
+    def beside(self) -> Cohort:
+        """Scans beside the target that it is scored on, of the test split unless the study names another.
+
+        Of k folds each takes those of its tested patients, and every k-th patient of the others.
+        """
+        if not self.beside_of:
+            return self.cohort.only(lambda row: False)
+        target = {row.scan for row in self.tested}
+        found = _scored_beside(self.cohort, self.beside_of).only(lambda row: row.scan not in target)
+        others = [subject for subject in found.subjects if subject not in self.tested.subjects]
+        mine = {*self.tested.subjects, *others[self.fold :: self.folds]}
+        return found.only(lambda row: row.subject in mine)
+
+    @cached_property
+    def scored(self) -> Cohort:
+        """The scans to segment and to score."""
+        return replace(self.tested, rows=self.tested.rows + self.beside.rows)
+
 
 def plan(study: Study, cohort: Cohort) -> list[Cell]:
     """All cells, seed by seed, so that one seed of every arm is there before the second of any.
@@ -183,6 +211,7 @@ def plan(study: Study, cohort: Cohort) -> list[Cell]:
     labelled target, `SettingsError` where arms are updated unequally often.
     """
     tested = _tested(study, cohort)
+    _refuse_nobody_beside(study, cohort)
     splits: dict[int, list[Cohort]] = {}
     recipes = {name: study.recipe(name) for name in study.arms}
     if study.equal_updates:
@@ -201,7 +230,7 @@ def plan(study: Study, cohort: Cohort) -> list[Cell]:
             if count not in splits:
                 splits[count] = [cohort] if count == 1 else list(_fold(cohort, tested, count))
             cells += [
-                Cell(name, arm.method, recipes[name], seed, fold, count, version)
+                Cell(name, arm.method, recipes[name], seed, fold, count, version, study.beside)
                 for fold, version in enumerate(splits[count])
             ]
     return cells
@@ -241,6 +270,19 @@ def _tested(study: Study, cohort: Cohort) -> Cohort:
             "`crossbeat index … --test`, or take the split column out for cross-validation"
         )
     return found
+
+
+def _scored_beside(cohort: Cohort, wanted: Mapping[str, Sequence[str]]) -> Cohort:
+    return cohort.where(**{"split": "test", **wanted}).labelled()
+
+
+def _refuse_nobody_beside(study: Study, cohort: Cohort) -> None:
+    if study.beside and not len(_scored_beside(cohort, study.beside)):
+        wanted = {"split": ["test"]} | study.beside
+        raise CohortError(
+            f"{cohort.name}: no labelled scan is {wanted}, which the study scores beside its target; take `beside` "
+            "out, or --set beside={}"
+        )
 
 
 def _has_test(tested: Cohort) -> bool:

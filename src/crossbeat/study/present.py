@@ -19,14 +19,14 @@ from crossbeat.cohort import Cohort, Row
 from crossbeat.data.predictions import prediction_reader
 from crossbeat.report import ArmView, StudyView, write_study_report
 from crossbeat.study.cell import at_work, state
-from crossbeat.study.evidence import Evidence, collect, merge, read_evidence, write_evidence
+from crossbeat.study.evidence import TARGET, Evidence, collect, merge, read_evidence, write_evidence
 from crossbeat.study.folder import StudyFolder
 from crossbeat.study.league import Recommendation, breakdown, league, recommend, side_by_side
 from crossbeat.study.plan import LOWER, UPPER, Cell
 from crossbeat.study.process import last_words
 from crossbeat.study.results import write_results
 
-BY = ("phase", "group", "vendor", "centre", "level")
+BY = ("part", "phase", "group", "vendor", "centre", "level")
 NOMINAL = "†"
 """Beside millimetres of scans whose spacing is a stand-in."""
 
@@ -40,18 +40,24 @@ class Result:
     @cached_property
     def league(self) -> pd.DataFrame:
         """A row an arm, structure and metric."""
-        return league(self.evidence.scores, reference=self.evidence.study.reference)
+        return league(self.ranked, reference=self.evidence.study.reference)
+
+    @cached_property
+    def ranked(self) -> pd.DataFrame:
+        """The scores of the target, by which arms are ranked."""
+        scores = self.evidence.scores
+        return scores[scores["part"] == TARGET]
 
     @cached_property
     def breakdowns(self) -> dict[str, pd.DataFrame]:
-        """The same by phase, group, vendor, centre and slice level, where there is more than one of it."""
+        """The same by part, phase, group and so on, of what was scored beside the target too."""
         scores = self.evidence.scores
         return {by: breakdown(scores, by) for by in BY if scores[by].nunique() > 1}
 
     @cached_property
     def side_by_side(self) -> pd.DataFrame:
         """Printed values beside ours."""
-        return side_by_side(self.league, self.evidence.scores, self.evidence.study.published)
+        return side_by_side(self.league, self.ranked, self.evidence.study.published)
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:
@@ -81,7 +87,7 @@ class Result:
 
     def _advice(self, between: Sequence[str]) -> Recommendation:
         """Among these arms and the bounds."""
-        study, scores = self.evidence.study, self.evidence.scores
+        study, scores = self.evidence.study, self.ranked
         arms = [LOWER, *between, UPPER]
         reference = study.reference if study.reference in arms else LOWER
         found = league(scores[scores["arm"].isin(arms)], reference=reference)
@@ -194,7 +200,7 @@ def _view(
         seeds=tuple(sorted(set(evidence.cells["seed"]))),
         league=result.league if whole else nothing,
         breakdowns=result.breakdowns if whole else {},
-        scores=evidence.scores,
+        scores=result.ranked,
         side_by_side=result.side_by_side if whole and study.published else nothing,
         recommendation=result.sentences if whole else (),
         tested=tested,

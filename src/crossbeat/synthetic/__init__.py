@@ -2,12 +2,13 @@
 
 from crossbeat.synthetic.anatomy import GROUPS, Heart
 from crossbeat.synthetic.cohort import make_cohort, render_isotropic
-from crossbeat.synthetic.made import Hearts, Split, make_once
+from crossbeat.synthetic.made import Annotated, Hearts, Split, make_once
 from crossbeat.synthetic.signal import PHANTOM_VERSION
 
 __all__ = [
     "GROUPS",
     "PHANTOM_VERSION",
+    "Annotated",
     "Heart",
     "Hearts",
     "Split",

@@ -20,6 +20,9 @@ NOTE: Final = "phantom.json"
 Split = Literal["subjects", "mscmrseg"]
 """Whole subjects held out; or the scans of a subject apart, by its number, as in the challenge MS-CMRSeg."""
 
+Annotated = Literal["all", "ed_es"]
+"""Frames of a cine whose labels the cohort gives: every one, or ED and ES as most data sets."""
+
 _MSCMRSEG_TRAIN: Final = 3
 _MSCMRSEG_VALIDATION: Final = 5
 _MSCMRSEG_LABELLED: Final = 35
@@ -37,6 +40,7 @@ class Hearts:
     """Subjects, or a fraction of them, in the test split; each group gives its share. Not under `mscmrseg`."""
     seed: int
     split: Split = "subjects"
+    annotated: Annotated = "all"
 
 
 def make_once(
@@ -72,7 +76,7 @@ def make_once(
         write=write,
         progress=lambda done, total: progress(),
     )
-    write_cohort(_split(made, hearts), folder / "cohort.csv")
+    write_cohort(_hide_labels(_split(made, hearts), hearts), folder / "cohort.csv")
     _note(folder, hearts, whole=True)
     return True
 
@@ -85,10 +89,24 @@ def _split(cohort: Cohort, hearts: Hearts) -> Cohort:
     return assign_splits(cohort, test=hearts.test, stratify=["group"], seed=hearts.seed)
 
 
-def _split_as_mscmrseg(cohort: Cohort) -> Cohort:
-    """LGE of subjects 1 to 3 trains, of 4 and 5 validates, of the others is tested; bSSFP and T2 train.
+def _hide_labels(cohort: Cohort, hearts: Hearts) -> Cohort:
+    """The labels of ED and ES alone, where no others are wanted; the file keeps them all."""
+    if hearts.annotated == "all":
+        return cohort
 
-    Beyond subject 35 bSSFP and T2 have no labels. The counts are those of Chen 2020 (methods.md 1.5 and 6).
+    def hidden(row: Row) -> Row:
+        frames = sorted({frame for frame in (row.ed_frame, row.es_frame) if frame is not None})
+        if len(frames) < 2 or not row.labels:
+            return row
+        return replace(row, labels=";".join(f"{frame}={row.labels}" for frame in frames))
+
+    return replace(cohort, rows=tuple(map(hidden, cohort)))
+
+
+def _split_as_mscmrseg(cohort: Cohort) -> Cohort:
+    """LGE of subjects 1 to 3 trains and of 6 and beyond is tested; bSSFP and T2 train, labelled up to subject 35.
+
+    All scans of subjects 4 and 5 are held out as validation. The counts are those of Chen 2020 (methods.md 1.8, 6).
     """
     numbers = {subject: i for i, subject in enumerate(cohort.subjects, start=1)}
     if len(numbers) <= _MSCMRSEG_VALIDATION:
@@ -98,11 +116,12 @@ def _split_as_mscmrseg(cohort: Cohort) -> Cohort:
 
     def placed(row: Row) -> Row:
         number = numbers[row.subject]
+        if _MSCMRSEG_TRAIN < number <= _MSCMRSEG_VALIDATION:
+            return replace(row, split="validation")
         if row.sequence != "lge":
             labels = row.labels if number <= _MSCMRSEG_LABELLED else ""
             return replace(row, split="train", labels=labels)
-        late = "validation" if number <= _MSCMRSEG_VALIDATION else "test"
-        return replace(row, split="train" if number <= _MSCMRSEG_TRAIN else late)
+        return replace(row, split="train" if number <= _MSCMRSEG_TRAIN else "test")
 
     return replace(cohort, rows=tuple(map(placed, cohort)))
 
@@ -120,7 +139,7 @@ def _is_whole(folder: Path, hearts: Hearts, remedy: str) -> bool:
         raise RunError(f"{folder}: holds a cohort.csv that no phantom of ours left there; {remedy}")
     if found is None or not found.pop("whole", True):
         return False
-    found.setdefault("split", "subjects")  # notes of before there was a choice
+    found = {"split": "subjects", "annotated": "all"} | found  # notes of before there was a choice
     keys = [key for key in wanted if found.get(key) != wanted[key]]
     if keys:
         differing = ", ".join(f"{key} {_text(found.get(key))}, now {_text(wanted[key])}" for key in keys)

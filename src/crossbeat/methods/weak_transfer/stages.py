@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -145,7 +146,7 @@ class Adversarial(Warmup):
     def _teach_discriminator(
         self, discriminator: Discriminator, batch: MixedBatch, made_up: Float[Tensor, "n k y x"]
     ) -> dict[str, Tensor]:
-        """The update of D: drawn masks are real, the segmenter's are not."""
+        """The update of D, which is not clipped: drawn masks are real, the segmenter's are not."""
         s = self.settings
         weights = pair_weights(batch, s)
         drawn = drawn_mask(batch.labels, made_up)
@@ -158,11 +159,11 @@ class Adversarial(Warmup):
             real, none, real_weights=real_weights, fake_weights=none, real_label=s.real_label
         )
         if s.separate_discriminator_updates:
-            self.descend(loss_real + self._penalty(discriminator), 1)
+            self.descend(loss_real + self._penalty(discriminator), 1, clip_norm=math.inf)
         fake = discriminator(batch.image, made_up)
         loss_fake = discriminator_loss(none, fake, real_weights=none, fake_weights=weights)
         own = loss_fake if s.separate_discriminator_updates else loss_real + loss_fake
-        self.descend(own + self._penalty(discriminator), 1)
+        self.descend(own + self._penalty(discriminator), 1, clip_norm=math.inf)
         on_drawn, on_made_up = _opinion(real, real_weights), _opinion(fake, weights)
         self.tallies += watch.tally_opinions(on_drawn, on_made_up)
         return {
