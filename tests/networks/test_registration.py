@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from crossbeat.errors import SettingsError
 from crossbeat.labels import Structure
-from crossbeat.losses.registration import local_ncc_loss, smoothness_loss
+from crossbeat.losses.registration import local_ncc_loss, overlap_loss, smoothness_loss
 from crossbeat.networks.deformation import compose, integrate, jacobian_determinant, resize_field, warp
 from crossbeat.networks.registration import Registration, VoxelMorph
 from crossbeat.synthetic import Heart
@@ -199,6 +200,24 @@ def test_channels_last_gives_the_same_field() -> None:
     network.to(memory_format=torch.channels_last)
     found = network(moving.to(memory_format=torch.channels_last), fixed)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of the meta device have no values: whatever looks at one, or mixes the CPU in, fails."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # meta has none
+    moving = torch.empty(2, 1, 5, 37, 50, device="meta")
+    found = VoxelMorph().to("meta").register(moving, moving)
+    labels = torch.empty(2, 4, 5, 37, 50, device="meta")
+    drawn = torch.empty(2, 4, dtype=torch.bool, device="meta")
+    known = torch.empty(2, 5, 37, 50, dtype=torch.bool, device="meta")
+    loss = (
+        local_ncc_loss(warp(moving, found.displacement), moving, (1, 9, 9))
+        + smoothness_loss(found.velocity)
+        + overlap_loss(warp(labels, found.inverse()), labels, drawn, known)
+        + jacobian_determinant(found.displacement).mean()
+    )
+    loss.backward()
+    assert loss.device.type == "meta"
 
 
 def test_arguments_and_weights_make_the_network_anew() -> None:

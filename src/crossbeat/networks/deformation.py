@@ -49,8 +49,9 @@ def integrate(velocity: Float[Tensor, "n d *grid"], steps: int = 7) -> Float[Ten
     velocity = _precise(velocity)
     in_plane = _is_in_plane(velocity)
     displacement = (_fold_slices(velocity) if in_plane else velocity) / 2**steps
+    centres = _centres(displacement)
     for _ in range(steps):
-        displacement = displacement + _sample(displacement, displacement, "border")
+        displacement = displacement + _sample(displacement, displacement, "border", centres)
     return _unfold_slices(displacement, len(velocity)) if in_plane else displacement
 
 
@@ -83,7 +84,8 @@ def resize_field(field: Float[Tensor, "n d *grid"], size: Sequence[int]) -> Floa
     else:
         mode = "bilinear" if len(new) == 2 else "trilinear"
         resized = F.interpolate(field, new, mode=mode, align_corners=False)
-    return resized * resized.new_tensor(ratios).view(-1, *(1 for _ in new))
+    # Numbers of Python, not a tensor made of them: that would be copied to the device and waited for.
+    return torch.stack([part * ratio for part, ratio in zip(resized.unbind(1), ratios, strict=True)], dim=1)
 
 
 def jacobian_determinant(displacement: Float[Tensor, "n d *grid"]) -> Float[Tensor, " n *grid"]:
@@ -127,17 +129,33 @@ def _unfold_slices(slices: Tensor, volumes: int) -> Tensor:
     return slices.view(volumes, -1, *slices.shape[1:]).transpose(1, 2)
 
 
-def _sample(images: Tensor, displacement: Tensor, outside: Outside) -> Tensor:
-    """`warp` for as many components as axes, in PyTorch's units: -1 and 1 are the outer edges of the image."""
+def _sample(
+    images: Tensor, displacement: Tensor, outside: Outside, centres: Sequence[Tensor] | None = None
+) -> Tensor:
+    """`warp` for as many components as axes; who samples often on one grid brings its `_centres`."""
     sides = images.shape[2:]
-    places = []
-    for axis, side in reversed(list(enumerate(sides))):  # PyTorch wants x first
-        centres = (torch.arange(side, dtype=images.dtype, device=images.device) * 2 + 1) / side - 1
-        centres = centres.view(-1, *(1 for _ in sides[axis + 1 :]))
-        places.append(torch.add(centres, displacement[:, axis], alpha=2 / side))
+    places = [
+        torch.add(centre, displacement[:, axis], alpha=2 / sides[axis])
+        for axis, centre in enumerate(centres or _centres(displacement))
+    ]
     return F.grid_sample(
-        images, torch.stack(places, dim=-1), mode="bilinear", padding_mode=outside, align_corners=False
+        images,
+        torch.stack(places[::-1], dim=-1),  # PyTorch wants x first
+        mode="bilinear",
+        padding_mode=outside,
+        align_corners=False,
     )
+
+
+def _centres(field: Tensor) -> list[Tensor]:
+    """Where the voxels lie along each axis, in PyTorch's units: -1 and 1 are the outer edges of the image."""
+    sides = field.shape[2:]
+    return [
+        ((torch.arange(side, dtype=field.dtype, device=field.device) * 2 + 1) / side - 1).view(
+            -1, *(1 for _ in sides[axis + 1 :])
+        )
+        for axis, side in enumerate(sides)
+    ]
 
 
 def _slope(values: Tensor, axis: int) -> Tensor:
