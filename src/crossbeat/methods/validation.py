@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossbeat.labels import UNKNOWN
@@ -13,22 +14,30 @@ from crossbeat.prepare.volumes import Preparation, crop
 SLICES_AT_ONCE = 32
 
 
-@torch.inference_mode()
 def bank_dice(network: nn.Module, bank: SliceBank, in_channels: int = 1) -> float:
     """Mean Dice over the drawn structures of each volume, then over volumes, in [0, 1]; nan for an empty bank.
 
     Taken on the network's own pixels, without post-processing: it steers training, it is not a result.
     A structure that is absent in both is left out.
     """
+    return mean_dice(volume_dice(network, bank, in_channels))
+
+
+@torch.inference_mode()
+def volume_dice(network: nn.Module, bank: SliceBank, in_channels: int = 1) -> Float[Tensor, "v s"]:
+    """Dice of LV, MYO and RV in each volume of the bank; nan where one is not drawn, or is absent in both."""
     shared, total = _count_pixels(network, bank, in_channels)
     values = []
     for scan, frame in bank.volumes():
         where = bank.volume(scan, frame)
         overlap, both = shared[where].sum(dim=0), total[where].sum(dim=0)
-        seen = both > 0
-        if seen.any():
-            values.append((2 * overlap[seen] / both[seen]).mean())
-    return float(torch.stack(values).mean()) if values else float("nan")
+        values.append(torch.where(both > 0, 2 * overlap / both, torch.nan))
+    return torch.stack(values) if values else torch.full((0, bank.drawn.shape[1] - 1), torch.nan)
+
+
+def mean_dice(values: Float[Tensor, "v s"]) -> float:
+    """The mean over structures of each volume, then over volumes; nan where there is none."""
+    return float(values.nanmean(dim=1).nanmean())
 
 
 def _count_pixels(network: nn.Module, bank: SliceBank, in_channels: int) -> tuple[Tensor, Tensor]:

@@ -133,6 +133,17 @@ def build_bank(
     return SliceBank(torch.cat(images), torch.cat(labels), torch.cat(drawn), tuple(table), preparation)
 
 
+def join_banks(banks: Sequence[SliceBank]) -> SliceBank:
+    """Several banks of one preparation as one, in their order."""
+    return replace(
+        banks[0],
+        images=torch.cat([bank.images for bank in banks]),
+        labels=torch.cat([bank.labels for bank in banks]),
+        drawn=torch.cat([bank.drawn for bank in banks]),
+        table=tuple(place for bank in banks for place in bank.table),
+    )
+
+
 def global_batch(seed: int, step: int, count: int, batch_size: int) -> Int[Tensor, " n"]:
     """Indices below `count` of the step's global batch: a function of seed and step, and of nothing else.
 
