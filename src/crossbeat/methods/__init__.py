@@ -68,5 +68,9 @@ METHODS: Final[Mapping[str, Method]] = {
         Method(
             "weak_transfer", "learns from the source's masks carried onto the target, beside a discriminator"
         ),
+        Method(
+            "propagation",
+            "carries ED and ES labels through the cycle by registration, learns from all frames",
+        ),
     )
 }

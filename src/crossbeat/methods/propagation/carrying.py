@@ -1,0 +1,300 @@
+"""A cine with a labelled frame or two in, labels of every frame out, and how far each can be relied on.
+
+One-hot labels of ED (and of ES) are warped linearly to each frame by the field registered with ED (ES) as moving
+and that frame as fixed, averaged by their nearness in time, and the largest share wins (methods.md 2.4). All of it
+on the scan's own grid: a field that is zero there leaves labels exactly as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crossbeat.case import Case
+from crossbeat.cohort import Row
+from crossbeat.errors import CaseError
+from crossbeat.labels import TRAINED, UNKNOWN, Structure, fold_drawn
+from crossbeat.losses.registration import local_correlation
+from crossbeat.methods.propagation.frames import (
+    Cine,
+    Which,
+    choose_frames,
+    make_cine,
+    restrict,
+    usable_frames,
+)
+from crossbeat.methods.propagation.registrar import Registrar
+from crossbeat.methods.propagation.registration import one_hot
+from crossbeat.networks.deformation import jacobian_determinant, warp
+from crossbeat.prepare.volumes import Window, crop, label_slices_of, pad, window_of
+
+_WINDOW = (1, 9, 9)
+"""Of the local correlation, in pixels: that of the loss, within slices."""
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """How far the labels of one frame can be relied on."""
+
+    frame: int
+    labelled: bool
+    """Whether labels were carried from here; they stand as they were drawn, confidence 1, the rest nan."""
+    agreement: float
+    """Mean Dice of the masks that came from either side, in [0, 1]; nan where they came from one frame."""
+    similarity: float
+    """Mean local correlation over the heart of this frame's image and those warped to it, in [0, 1]."""
+    regularity: float
+    """Share of the heart's voxels where the field does not fold, in [0, 1]."""
+    smallest_jacobian: float
+    """Of the field over the heart; 1 at rest, negative where it folds."""
+    confidence: float
+    """In [0, 1], `confidence_of` the three shares."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A cine whose labels were carried from `sources` to `frames`; elsewhere nobody looked."""
+
+    case: Case
+    """The scan with the carried labels, 0 to 3 and `UNKNOWN`, (t, z, y, x) on its own grid."""
+    sources: tuple[int, ...]
+    frames: tuple[FrameRecord, ...]
+    """One a frame that was asked for, in order."""
+    displacement: Float[Tensor, "f d z y x"] | None
+    """On request, for each of `frames`, where its voxels lie in the first of the sources: voxels of the scan's
+    own grid, (y, x) or (z, y, x), zero outside the registration's window."""
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """(t, z, y, x) values of `Structure` and `UNKNOWN`."""
+        assert self.case.labels is not None
+        return self.case.labels
+
+
+def find_sources(row: Row, case: Case, propagate_from: Which) -> list[int]:
+    """Frames of a scan from which labels can be carried, ED first.
+
+    One labelled frame is enough, whatever phase it is. `CaseError` where the scan has one frame, or no labels of
+    LV, MYO or RV; `CohortError` where more frames are labelled than asked for and none is named ED or ES. A frame
+    in which less or other was drawn than in the first (at ES often the cavity alone) is no source.
+    """
+    if case.frames < 2:
+        raise CaseError(case.id, "has one frame, so there is nothing to carry labels to; give the whole cine")
+    usable = usable_frames(case)
+    if not usable:
+        raise CaseError(
+            case.id,
+            "no frame has labels of LV, MYO or RV to carry; draw them in one frame, best at end diastole",
+        )
+    found = choose_frames(row, usable, propagate_from)
+    drawn = fold_drawn(case.drawn[found[0]])
+    return [frame for frame in found if fold_drawn(case.drawn[frame]) == drawn]
+
+
+def carry(
+    case: Case,
+    sources: Sequence[int],
+    registrar: Registrar,
+    *,
+    frames: Sequence[int] | None = None,
+    keep_displacement: bool = False,
+) -> Carried:
+    """Labels of the sources, and of no other frame, carried to `frames` (all of the scan's).
+
+    At a source its own labels stand. Outside the registration's window nothing moves. Where nobody looked in
+    any source, nobody looked in the carried labels either.
+    """
+    _refuse_unlabelled(case, sources)
+    known = restrict(case, sources)
+    window = window_of(known, registrar.preparation)
+    cine = make_cine(known, registrar.preparation, window)
+    places = _Places(known, window, registrar)
+    wanted = sorted(range(case.frames) if frames is None else set(frames))
+    labels = np.full(case.image.shape, UNKNOWN, np.uint8)
+    records, fields = [], []
+    for t in wanted:
+        shares = temporal_weights(t, sources, case.frames)
+        found = {s: registrar.displacement(cine.images[s], cine.images[t]) for s in shares if s != t}
+        arrived = {s: places.warp_labels(s, field) for s, field in found.items()}
+        merged = places.labels_of(t) if t in shares else blend(arrived, shares)
+        labels[t] = places.whole(merged, max(shares, key=lambda s: shares[s])).numpy()
+        records.append(_record(t, cine, found, arrived, shares, places.on_registration_grid(merged)))
+        if keep_displacement:
+            fields.append(_from_first(sources[0], t, cine, found, registrar, places))
+    drawn = fold_drawn(case.drawn[sources[0]])
+    carried = replace(
+        case,
+        labels=labels,
+        drawn=tuple(drawn if t in wanted else frozenset() for t in range(case.frames)),
+    )
+    kept = torch.stack(fields).cpu() if keep_displacement else None
+    return Carried(carried, tuple(sources), tuple(records), kept)
+
+
+def temporal_weights(frame: int, sources: Sequence[int], frames: int) -> dict[int, float]:
+    """How much the sources before and after a frame of the cycle count for it: linear in time, summing to 1.
+
+    The cycle closes: after ES the next source is ED again. A source counts alone for itself, and a single one for
+    every frame.
+    """
+    if frame in sources:
+        return {frame: 1.0}
+    since = {s: (frame - s) % frames for s in sources}
+    before = min(sources, key=lambda s: since[s])
+    after = max(sources, key=lambda s: since[s])
+    if before == after:
+        return {before: 1.0}
+    to_come = frames - since[after]
+    span = since[before] + to_come
+    return {before: to_come / span, after: since[before] / span}
+
+
+def blend(
+    arrived: Mapping[int, Float[Tensor, "k z y x"]], shares: Mapping[int, float]
+) -> UInt8[Tensor, "z y x"]:
+    """The class with the largest share where at least one source was looked at; `UNKNOWN` elsewhere.
+
+    Each source's warped masks count by its share; where it was not looked at (its masks sum to less than a half)
+    it has no say.
+    """
+    seen = {s: masks.sum(dim=0) > 0.5 for s, masks in arrived.items()}
+    total = torch.stack([shares[s] * masks * seen[s] for s, masks in arrived.items()]).sum(dim=0)
+    anyone = torch.stack(list(seen.values())).any(dim=0)
+    return torch.where(anyone, total.argmax(dim=0), UNKNOWN).to(torch.uint8)
+
+
+def agreement_of(
+    ours: UInt8[Tensor, "z y x"], theirs: UInt8[Tensor, "z y x"], structures: Sequence[Structure]
+) -> float:
+    """Mean Dice of two label maps over those of the structures that are in either; nan where none is."""
+    known = (ours != UNKNOWN) & (theirs != UNKNOWN)
+    values = []
+    for structure in structures:
+        a, b = ((labels == structure) & known for labels in (ours, theirs))
+        size = int(a.sum()) + int(b.sum())
+        if size:
+            values.append(2 * int((a & b).sum()) / size)
+    return float(np.mean(values)) if values else math.nan
+
+
+def confidence_of(agreement: float, similarity: float, regularity: float) -> float:
+    """How far carried labels can be relied on, in [0, 1]: as far as the weakest of the three that are known.
+
+    With ED alone nothing can agree, and the other two decide. 0 where none is known. Ours: the paper leaves
+    unreliable labels to future work.
+    """
+    return min((value for value in (agreement, similarity, regularity) if not math.isnan(value)), default=0.0)
+
+
+class _Places:
+    """Between the scan's own grid and the registration's: one-hot labels of the sources, cut to where things move."""
+
+    def __init__(self, case: Case, window: Window, registrar: Registrar) -> None:
+        self.window = window
+        self.side = registrar.preparation.size
+        self.device = registrar.device
+        t, z, y, x = case.image.shape
+        self.shape = (z, y, x)
+        self.labels = label_slices_of(case).reshape(t, z, y, x)
+        covered = window.paste(pad(torch.ones(1, 1, self.side, self.side), window.size))[0, 0] > 0
+        self.box = tuple(
+            slice(int(seen[0]), int(seen[-1]) + 1) if len(seen) else slice(0, 0)
+            for seen in (torch.nonzero(covered.any(dim=axis)).flatten() for axis in (1, 0))
+        )
+
+    def labels_of(self, source: int) -> UInt8[Tensor, "z h w"]:
+        """The source's own labels, in the box (h, w)."""
+        return self.labels[source][:, self.box[0], self.box[1]].to(self.device)
+
+    def warp_labels(self, source: int, field: Float[Tensor, "d z a b"]) -> Float[Tensor, "k z h w"]:
+        """The source's one-hot labels where the field, of the registration's grid, carries them; in the box."""
+        moved = self.on_scan_grid(field)[:, :, self.box[0], self.box[1]]
+        return warp(one_hot(self.labels_of(source))[None], moved[None])[0]
+
+    def on_scan_grid(self, field: Float[Tensor, "d z a b"]) -> Float[Tensor, "d z y x"]:
+        """A field of the registration's grid on the scan's, in its voxels; zero outside the window."""
+        per_slice = pad(field.transpose(0, 1), self.window.size)
+        on_scan = self.window.paste(per_slice).transpose(0, 1)
+        pixels = [self.window.spacing_mm / spacing for spacing in self.window.scan_spacing_mm]
+        ratios = on_scan.new_tensor([1.0] * (len(field) - 2) + pixels)
+        return on_scan * ratios[:, None, None, None]
+
+    def on_registration_grid(self, labels: UInt8[Tensor, "z h w"]) -> UInt8[Tensor, "z a b"]:
+        """Labels of the box on the registration's grid."""
+        whole = labels.new_zeros(self.shape)
+        whole[:, self.box[0], self.box[1]] = labels
+        return crop(self.window.cut_labels(whole)[:, None], self.side)[:, 0]
+
+    def whole(self, labels: UInt8[Tensor, "z h w"], nearest: int) -> UInt8[Tensor, "z y x"]:
+        """Labels of the box on the scan's whole grid; around it those of the nearest source, which do not move."""
+        found = self.labels[nearest].clone()
+        found[:, self.box[0], self.box[1]] = labels.to(found.device)
+        return found
+
+
+def _refuse_unlabelled(case: Case, sources: Sequence[int]) -> None:
+    usable = usable_frames(case)
+    for frame in sources:
+        if frame not in usable:
+            raise CaseError(
+                case.id,
+                f"frame {frame} has no labels of LV, MYO or RV to carry; those labelled are "
+                f"{', '.join(map(str, usable)) or 'none'}",
+            )
+
+
+def _from_first(
+    first: int,
+    frame: int,
+    cine: Cine,
+    found: Mapping[int, Float[Tensor, "d z a b"]],
+    registrar: Registrar,
+    places: _Places,
+) -> Float[Tensor, "d z y x"]:
+    """Where a frame's voxels lie in the first source, on the scan's own grid."""
+    if frame != first:
+        field = found.get(first)
+        images = (cine.images[first], cine.images[frame])
+        return places.on_scan_grid(registrar.displacement(*images) if field is None else field)
+    channels = 3 if registrar.network.arguments["through_plane"] else 2
+    return torch.zeros(channels, *places.shape, device=registrar.device)
+
+
+def _record(
+    frame: int,
+    cine: Cine,
+    found: Mapping[int, Float[Tensor, "d z a b"]],
+    arrived: Mapping[int, Float[Tensor, "k z h w"]],
+    shares: Mapping[int, float],
+    labels: UInt8[Tensor, "z a b"],
+) -> FrameRecord:
+    """Everything but the agreement is taken on the registration's grid, over the carried heart."""
+    if frame in shares:
+        return FrameRecord(frame, True, math.nan, math.nan, math.nan, math.nan, 1.0)
+    heart = (labels > 0) & (labels != UNKNOWN)
+    similarity = regularity = smallest = math.nan
+    if heart.any():
+        fixed = cine.images[frame].float().to(heart.device)[None, None]
+        alike, folded = [], []
+        for source, field in found.items():
+            moved = warp(cine.images[source].float().to(heart.device)[None, None], field[None])
+            local = local_correlation(moved, fixed, _WINDOW)[0, 0][heart].sqrt()
+            alike.append(shares[source] * float(local.mean()))
+            folded.append((shares[source], jacobian_determinant(field[None])[0][heart]))
+        similarity = min(sum(alike), 1.0)
+        regularity = min(sum(share * float((j > 0).float().mean()) for share, j in folded), 1.0)
+        smallest = min(float(j.min()) for _, j in folded)
+    agreement = math.nan
+    if len(arrived) > 1:
+        first, second = (blend({s: masks}, {s: 1.0}) for s, masks in arrived.items())
+        drawn = [s for i, s in enumerate(TRAINED, start=1) if bool(cine.drawn[0, i])]
+        agreement = agreement_of(first, second, drawn)
+    confidence = confidence_of(agreement, similarity, regularity)
+    return FrameRecord(frame, False, agreement, similarity, regularity, smallest, confidence)

@@ -1,0 +1,112 @@
+"""Registrar: a trained registration network with all that is needed to use it on a cine; saved and loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float, Shaped
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from crossbeat import __version__
+from crossbeat.errors import RunError, SettingsError
+from crossbeat.networks.registration import VoxelMorph
+from crossbeat.prepare.volumes import Preparation
+
+FORMAT: Final = 1
+
+
+@dataclass
+class Registrar:
+    """Finds how one frame of a scan is carried to another."""
+
+    network: VoxelMorph
+    preparation: Preparation
+    """Of the cines that it learnt from; `frames.make_cine` does the same to others."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @torch.inference_mode()
+    def displacement(
+        self, moving: Float[Tensor, "z y x"], fixed: Float[Tensor, "z y x"]
+    ) -> Float[Tensor, "d z y x"]:
+        """Where each voxel of `fixed` lies in `moving`, in voxels: `warp(moving, displacement)` looks like fixed.
+
+        On the preparation's grid, intensities in [0, 1]; d = 2, (y, x), where slices move in their planes only.
+        """
+        self.network.eval()
+        images = [
+            as_samples(v[None].float().to(self.device), self.network.dimensions) for v in (moving, fixed)
+        ]
+        return as_volume(self.network.register(*images).displacement, self.network.dimensions)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next(self.network.parameters()).device
+
+    def save(self, folder: Path) -> None:
+        """`weights.safetensors` and `registrar.json` in a folder that appears whole or not at all."""
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+        save_file(weights, temporary / "weights.safetensors")
+        (temporary / "registrar.json").write_text(json.dumps(self.describe(), indent=2) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+
+    def describe(self) -> dict[str, Any]:
+        """All but the weights, as plain JSON."""
+        return {
+            "format": FORMAT,
+            "crossbeat": __version__,
+            "network": self.network.arguments,
+            "preparation": self.preparation.model_dump(),
+            "provenance": dict(self.provenance),
+        }
+
+
+def load_registrar(folder: Path, device: torch.device | str = "cpu") -> Registrar:
+    """Read what `Registrar.save` wrote, in a run `models/registration`; nothing is unpickled.
+
+    `RunError` where a piece is missing or broken.
+    """
+    try:
+        described = json.loads((folder / "registrar.json").read_text())
+        if described["format"] > FORMAT:
+            raise RunError(
+                f"{folder}: written by crossbeat {described['crossbeat']}, newer than this {__version__}; upgrade"
+            )
+        network = VoxelMorph(**described["network"])
+        network.load_state_dict(load_file(folder / "weights.safetensors"))
+        preparation = Preparation(**described["preparation"])
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{folder}: {Path(error.filename or 'weights.safetensors').name} is missing; is this the "
+            "models/registration of a finished run of propagation?"
+        ) from None
+    except (
+        KeyError, TypeError, ValidationError, SettingsError, json.JSONDecodeError, SafetensorError, RuntimeError,
+    ) as error:  # fmt: skip
+        raise RunError(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from None
+    network.to(device).eval()
+    return Registrar(network, preparation, described["provenance"])
+
+
+def as_samples(volume: Shaped[Tensor, "c z y x"], dimensions: int) -> Shaped[Tensor, "n c *grid"]:
+    """A volume as one sample (1 c z y x) of a 3-D network, or its slices as samples (z c y x) of a 2-D one."""
+    return volume[None] if dimensions == 3 else volume.transpose(0, 1)
+
+
+def as_volume(samples: Shaped[Tensor, "n c *grid"], dimensions: int) -> Shaped[Tensor, "c z y x"]:
+    """Inverse of `as_samples`."""
+    return samples[0] if dimensions == 3 else samples.transpose(0, 1)

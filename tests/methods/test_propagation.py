@@ -1,0 +1,870 @@
+"""Propagation: whose labels it sees, where carried ones arrive and how far they are trusted, both stages, refusals."""
+
+import csv
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crossbeat.case import Case, Domain
+from crossbeat.cohort import Cohort, Row
+from crossbeat.errors import CaseError, CohortError, RunError, SettingsError
+from crossbeat.labels import TRAINED, UNKNOWN, Structure
+from crossbeat.methods.propagation import (
+    Registrar,
+    Settings,
+    carry,
+    find_sources,
+    learn_registration,
+    load_registrar,
+    restrict,
+    train,
+)
+from crossbeat.methods.propagation.carrying import (
+    FrameRecord,
+    agreement_of,
+    blend,
+    confidence_of,
+    temporal_weights,
+)
+from crossbeat.methods.propagation.frames import (
+    Pair,
+    choose_frames,
+    draw_pairs,
+    make_cine,
+    place,
+    shut_labels,
+)
+from crossbeat.methods.propagation.registration import RegistrationStage, pair_losses
+from crossbeat.methods.propagation.segmentation import Lesson, Segmentation, carried_frames, gather, weight_of
+from crossbeat.methods.recipe import find_domains
+from crossbeat.metrics import dice
+from crossbeat.networks.registration import VoxelMorph
+from crossbeat.prepare.volumes import Preparation
+from crossbeat.training import Run
+
+TINY: dict[str, Any] = {
+    "network": "dilated_resunet",
+    "network_arguments": {"width": 4},
+    "image_size": 32,
+    "spacing_mm": 3.0,
+    "augmentation": "none",
+    "batch_size": 4,
+    "steps": 4,
+    "steps_per_round": 2,
+    "registration_steps": 4,
+    "registration_steps_per_round": 2,
+    "registration_learning_rate": 1e-3,
+    "schedule": "one_cycle",
+}
+LEARNS: dict[str, Any] = {
+    "network_arguments": {"width": 8},
+    "image_size": 48,
+    "spacing_mm": 2.5,
+    "augmentation": "light",
+    "batch_size": 8,
+    "steps": 120,
+    "steps_per_round": 40,
+    "learning_rate": 5e-3,
+    "ema_decay": 0.9,
+    "schedule": "one_cycle",
+    "registration_steps": 4,
+    "registration_steps_per_round": 2,
+    "without_cine": "real_labels",
+}
+"""For the contract suite, whose hearts stand still: learns them in seconds on one core, from real labels."""
+ONCE: dict[str, Any] = {"steps": 2, "steps_per_round": 2, "registration_steps": 2}
+"""For the contract suite: changes to those that make it do everything once, and learn nothing."""
+
+FRAMES, ES = 6, 3
+DRAWN = frozenset(TRAINED)
+GREY = np.array([60, 250, 90, 240], np.float32)
+
+
+def beating(row: Row, count: int = FRAMES, slices: int = 3) -> Case:
+    """A ring that contracts and a crescent beside it over a cycle, labelled in every frame. Pixels are 2.5 x 2 mm."""
+    rng = np.random.default_rng(int(row.subject[1:]))
+    y, x = np.mgrid[:48, :56].astype(float)
+    middle = np.array([24.0, 30.0]) + rng.uniform(-2, 2, 2)
+    labels = np.zeros((count, slices, 48, 56), np.uint8)
+    for t in range(count):
+        size = 1 - 0.3 * math.sin(math.pi * t / count) ** 2
+        for z in range(slices):
+            from_lv = np.hypot((y - middle[0]) * 2.5, (x - middle[1]) * 2.0)
+            from_rv = np.hypot((y - middle[0]) * 2.5, (x - middle[1] + 11) * 2.0)
+            labels[t, z][from_rv < 20 * size] = Structure.RV
+            labels[t, z][from_lv < (21 - z) * size] = Structure.MYO
+            labels[t, z][from_lv < (13 - z) * size] = Structure.LV
+    image = (GREY[labels] + rng.normal(0, 8, labels.shape)).astype(np.float32)
+    affine = np.diag([2.0, 2.5, 8.0, 1.0])
+    return Case(row.scan, row.subject, image, affine, Domain(row.sequence), labels, (DRAWN,) * count)
+
+
+def row_of(subject: str, split: str = "train", **other: Any) -> Row:
+    return Row(
+        subject, f"{subject}_cine", "bssfp", "-", split=split, labels="-", ed_frame=0, es_frame=ES, **other
+    )
+
+
+@pytest.fixture
+def cines() -> Cohort:
+    """Three cines that train and one that validates."""
+    rows = [*(row_of(f"s{i}") for i in range(3)), row_of("s3", "validation")]
+    return Cohort(tuple(rows), beating, "cines")
+
+
+def quiet_run(folder: Path, seed: int = 0, **other: Any) -> Run:
+    run = Run(folder, seed=seed, device="cpu", precision="32", progress=False, **other)
+    run.open({}, Cohort(()), "test")
+    return run
+
+
+def settings_of(**changes: Any) -> Settings:
+    return Settings.of({**TINY, **changes})
+
+
+def everything(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+# --- whose labels are seen ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ed", "es", "labelled", "which", "expected"),
+    [
+        (0, 9, [0, 4, 9], "ed_es", [0, 9]),
+        (12, 3, [3, 12], "ed_es", [12, 3]),
+        (0, 9, [0, 4, 9], "ed", [0]),
+        (0, 9, [0, 4, 9], "all", [0, 4, 9]),
+        (0, 9, [9], "ed", [9]),
+        (None, None, [5], "ed_es", [5]),
+        (None, None, [2, 5], "ed_es", [2, 5]),
+        (0, None, [4, 7], "ed_es", [4, 7]),
+        (0, 9, [], "ed_es", []),
+    ],
+)
+def test_ed_and_es_are_those_that_the_cohort_names(
+    ed: int | None, es: int | None, labelled: list[int], which: Any, expected: list[int]
+) -> None:
+    row = Row("s0", "s0", "bssfp", "-", ed_frame=ed, es_frame=es)
+    assert choose_frames(row, labelled, which) == expected
+
+
+def test_ed_is_never_guessed() -> None:
+    row = Row("s0", "nameless", "bssfp", "-")
+    with pytest.raises(
+        CohortError, match=r"'nameless': has labels in 3 frames .* which is ED or ES; fill ed_frame"
+    ):
+        choose_frames(row, [0, 4, 9], "ed_es")
+    with pytest.raises(CohortError, match="which is ED; fill"):
+        choose_frames(row, [0, 4], "ed")
+
+
+def test_labels_of_other_frames_change_nothing(cines: Cohort, tmp_path: Path) -> None:
+    """The phantom labels all frames; whatever stands in those between ED and ES, the same is learnt."""
+
+    def scrambled(row: Row) -> Case:
+        case = beating(row)
+        assert case.labels is not None
+        labels = case.labels.copy()
+        for t in {*range(FRAMES)} - {0, ES}:
+            labels[t] = np.roll(labels[t], 9, axis=2)
+        return replace(case, labels=labels)
+
+    found = [
+        train(cohort, settings_of(), quiet_run(tmp_path / name)).network.state_dict()
+        for name, cohort in (("true", cines), ("scrambled", replace(cines, read=scrambled)))
+    ]
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    metrics = [(tmp_path / n / "stages/segmentation/metrics.csv").read_text() for n in ("true", "scrambled")]
+    assert metrics[0] == metrics[1]
+
+
+def test_a_frame_that_is_shut_is_as_if_nobody_had_looked() -> None:
+    case = restrict(beating(row_of("s0")), [0])
+    assert case.labelled_frames == [0]
+    assert case.labels is not None
+    assert (case.labels[1:] == UNKNOWN).all()
+    assert (case.labels[0] != UNKNOWN).all()
+
+
+def test_target_images_are_read_where_asked_and_their_labels_never(cines: Cohort, tmp_path: Path) -> None:
+    opened: list[str] = []
+
+    def read(row: Row) -> Case:
+        opened.append(row.scan)
+        assert not (row.labels and row.subject == "s9"), "these labels must never be asked for"
+        return beating(row) if row.labels else replace(beating(row), labels=None, drawn=())
+
+    cohort = replace(cines, rows=(*cines.rows[:2], replace(row_of("s9"), vendor="b")), read=read)
+    across = {"source": {"vendor": ""}, "target": {"vendor": "b"}}
+    told = train(cohort, settings_of(**across), quiet_run(tmp_path / "shut")).provenance
+    assert "s9_cine" not in opened
+    assert "target" not in told["trained_on"]
+    told = train(cohort, settings_of(**across, register_target=True), quiet_run(tmp_path / "open")).provenance
+    assert told["trained_on"]["target"] == ["s9_cine"]
+    registered = json.loads((tmp_path / "open/models/registration/registrar.json").read_text())["provenance"]
+    assert registered["trained_on"] == ["s0_cine", "s1_cine", "s9_cine"]
+
+
+# --- cines and pairs ---------------------------------------------------------------------------------
+
+
+def test_all_frames_of_a_scan_are_on_one_scale() -> None:
+    """A frame at half the signal stays at half of it: what lies between frames is motion and signal, not scaling."""
+    case = beating(row_of("s0"))
+    image = case.image.copy()
+    image[1] = image[0] / 2
+    cine = make_cine(replace(case, image=image), settings_of().registration_preparation)
+    assert cine.images.shape == (FRAMES, 3, 32, 32)
+    assert (float(cine.images.min()), float(cine.images.max())) == (0.0, 1.0)
+    bright = (cine.images[0] > 0.5) & (cine.images[0] < 0.9)
+    low = np.percentile(image, 1)
+    high = np.percentile(image, 99)
+    expected = ((cine.images[0].float() * (high - low) + low) / 2 - low) / (high - low)
+    assert torch.allclose(cine.images[1].float()[bright], expected[bright].float(), atol=0.02)
+
+
+def test_labels_lie_on_the_images_grid() -> None:
+    cine = make_cine(restrict(beating(row_of("s0")), [0, ES]), settings_of().registration_preparation)
+    assert cine.labelled == (0, ES)
+    for place_, frame in enumerate(cine.labelled):
+        blood = (cine.labels[place_] == Structure.LV) | (cine.labels[place_] == Structure.RV)
+        assert cine.images[frame][blood].float().mean() > 0.8
+        assert cine.images[frame][cine.labels[place_] == Structure.MYO].float().mean() < 0.4
+    assert cine.drawn.all()
+
+
+def test_pairs_are_drawn_by_seed_and_step_and_every_cine_takes_its_turn(cines: Cohort) -> None:
+    settings = settings_of(registration_batch=3)
+    made = [make_cine(restrict(case, [0, ES]), settings.registration_preparation) for case in cines.cases()]
+    assert draw_pairs(made, settings, seed=1, step=5) == draw_pairs(made, settings, seed=1, step=5)
+    assert draw_pairs(made, settings, seed=1, step=5) != draw_pairs(made, settings, seed=2, step=5)
+    pairs = [pair for step in range(400) for pair in draw_pairs(made, settings, seed=0, step=step)]
+    assert [pair.cine for pair in pairs].count(0) == 300
+    assert all(pair.moving != pair.fixed for pair in pairs)
+    # A quarter ED and ES, half from one of them to any of five others, a quarter from any of six frames to any.
+    ends = np.mean([{pair.moving, pair.fixed} == {0, ES} for pair in pairs])
+    assert ends == pytest.approx(0.25 + 0.5 / 5 + 0.25 / 15, abs=0.04)
+    assert np.mean([pair.moving in (0, ES) for pair in pairs]) == pytest.approx(0.75 + 0.25 / 3, abs=0.04)
+    assert {pair.position for pair in pairs} == set(range(8))
+
+
+def test_without_labels_any_two_frames_are_a_pair() -> None:
+    settings = settings_of(mirrored_pairs=False)
+    case = replace(beating(row_of("s0"), count=2), labels=None, drawn=())
+    cine = make_cine(case, settings.registration_preparation)
+    pairs = [draw_pairs([cine], settings, seed=0, step=step)[0] for step in range(40)]
+    assert {(p.moving, p.fixed, p.position) for p in pairs} == {(0, 1, 0), (1, 0, 0)}
+
+
+def test_the_eight_positions_of_a_square_are_all_different() -> None:
+    corner = torch.arange(9).view(1, 3, 3)
+    seen = {tuple(place(corner, position).flatten().tolist()) for position in range(8)}
+    assert len(seen) == 8
+    assert torch.equal(place(corner, 0), corner)
+    assert all(place(corner, position)[0, 1, 1] == 4 for position in range(8))
+
+
+# --- where carried labels arrive ---------------------------------------------------------------------
+
+
+class Known(Registrar):
+    """A registrar whose displacement is a formula, on the registration's grid of 64 pixels of 2.5 mm."""
+
+    def __init__(self, formula: Any) -> None:
+        super().__init__(VoxelMorph(), Preparation(size=64, spacing_mm=2.5, scale="unit", per="volume"))
+        self.formula = formula
+
+    def displacement(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        y, x = torch.meshgrid(torch.arange(64.0) - 31.5, torch.arange(64.0) - 31.5, indexing="ij")
+        field = self.formula(moving, fixed, y, x)
+        return field[:, None].expand(2, len(moving), 64, 64)
+
+
+def still(moving: Tensor, fixed: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    return torch.zeros(2, *y.shape)
+
+
+def labels_of(case: Case) -> np.ndarray:
+    assert case.labels is not None
+    return case.labels
+
+
+def test_where_nothing_moves_labels_stay_exactly_as_they_were() -> None:
+    case = beating(row_of("s1"))
+    image = np.repeat(case.image[:1], FRAMES, axis=0)
+    found = carry(replace(case, image=image), [0], Known(still), keep_displacement=True)
+    for t in range(FRAMES):
+        np.testing.assert_array_equal(found.labels[t], labels_of(case)[0])
+    assert found.displacement is not None
+    assert found.displacement.shape == (FRAMES, 2, 3, 48, 56)
+    assert not found.displacement.any()
+    assert [record.labelled for record in found.frames] == [True] + [False] * 5
+    for record in found.frames[1:]:
+        assert math.isnan(record.agreement)
+        told = (record.similarity, record.regularity, record.smallest_jacobian, record.confidence)
+        assert told == pytest.approx((1, 1, 1, 1), abs=1e-3)
+
+
+def test_a_shift_arrives_in_the_scans_own_voxels() -> None:
+    """4 pixels of 2.5 mm are 10 mm: 4 of the scan's rows, 5 of its columns. moved(p) = moving(p + u): up and left."""
+
+    def shift(moving: Tensor, fixed: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        return torch.full((2, *y.shape), 4.0)
+
+    case = beating(row_of("s1"))
+    found = carry(case, [0], Known(shift), frames=[2], keep_displacement=True)
+    np.testing.assert_array_equal(found.labels[2][:, :-4, :-5], labels_of(case)[0][:, 4:, 5:])
+    assert found.displacement is not None
+    assert found.displacement[0, 0].unique().tolist() == pytest.approx([4.0])
+    assert found.displacement[0, 1].unique().tolist() == pytest.approx([5.0])
+    assert found.case.labelled_frames == [2]
+    assert (found.labels[[0, 1, 3]] == UNKNOWN).all()
+
+
+def test_outside_the_window_nothing_moves() -> None:
+    def shift(moving: Tensor, fixed: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        return torch.full((2, *y.shape), 4.0)
+
+    case = beating(row_of("s1"))
+    wide = [(0, 0), (0, 0), (60, 60), (60, 60)]
+    labels = np.pad(labels_of(case), wide)
+    labels[0, :, :5, :5] = Structure.RV
+    large = replace(case, image=np.pad(case.image, wide, mode="edge"), labels=labels)
+    registrar = Known(shift)
+    registrar.preparation = registrar.preparation.model_copy(update={"centre": "image"})
+    found = carry(large, [0], registrar, frames=[1], keep_displacement=True)
+    assert (found.labels[1][:, :5, :5] == Structure.RV).all()
+    assert found.displacement is not None
+    assert not found.displacement[..., :5, :5].any()
+    assert found.displacement[..., 84, 88].abs().min() > 3.9
+
+
+def test_the_masks_own_frame_is_moving() -> None:
+    """The error of methods.md 2.1: with the field of the other direction a heart that contracts would grow.
+
+    The formula contracts where the moving frame has more blood than the fixed one, and else expands.
+    """
+
+    def by_blood(moving: Tensor, fixed: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        factor = 1 / 0.7 if (moving > 0.7).sum() > (fixed > 0.7).sum() else 0.7
+        return torch.stack([y * (factor - 1), x * (factor - 1)])
+
+    case = beating(row_of("s1"), count=2)
+    y, x = np.mgrid[:48, :56].astype(float)
+    labels = np.zeros((2, 3, 48, 56), np.uint8)
+    for t, size in enumerate((1.0, 0.7)):
+        distance = np.hypot((y - 24) * 2.5, (x - 28) * 2.0)
+        labels[t, :, distance < 40 * size] = Structure.MYO
+        labels[t, :, distance < 25 * size] = Structure.LV
+    case = replace(case, labels=labels, image=GREY[labels])
+    found = carry(case, [0], Known(by_blood), frames=[1]).labels[1]
+    for structure in (Structure.LV, Structure.MYO):
+        area = (found == structure).sum() / (labels[0] == structure).sum()
+        assert area == pytest.approx(0.49, abs=0.02)
+        assert dice(found == structure, labels[1] == structure) > 0.95
+    back = carry(case, [1], Known(by_blood), frames=[0]).labels[0]
+    assert dice(back == Structure.LV, labels[0] == Structure.LV) > 0.95
+
+
+def test_two_sources_count_by_their_nearness_round_the_cycle() -> None:
+    assert temporal_weights(2, [0, 8], 20) == pytest.approx({0: 0.75, 8: 0.25})
+    assert temporal_weights(18, [0, 8], 20) == pytest.approx({0: 10 / 12, 8: 2 / 12})
+    assert temporal_weights(2, [12, 8], 20) == pytest.approx({12: 6 / 16, 8: 10 / 16})
+    assert temporal_weights(8, [0, 8], 20) == {8: 1.0}
+    assert temporal_weights(5, [0], 20) == {0: 1.0}
+    for t in range(20):
+        assert sum(temporal_weights(t, [1, 9, 14], 20).values()) == pytest.approx(1)
+
+
+def test_the_largest_weighted_share_wins_and_the_unseen_has_no_say() -> None:
+    """Three voxels: LV by weight, RV because only the weaker source was looked at there, and nobody looked."""
+    lv, rv, nobody = torch.tensor([0.0, 1, 0, 0]), torch.tensor([0.0, 0, 0, 1]), torch.zeros(4)
+    near = torch.stack([lv, nobody, nobody], dim=1).view(4, 1, 1, 3)
+    far = torch.stack([rv, rv, nobody], dim=1).view(4, 1, 1, 3)
+    assert blend({0: near, 5: far}, {0: 0.6, 5: 0.4}).flatten().tolist() == [1, 3, UNKNOWN]
+    assert blend({0: near, 5: far}, {0: 0.3, 5: 0.7}).flatten().tolist() == [3, 3, UNKNOWN]
+
+
+def test_what_nobody_drew_is_not_carried() -> None:
+    """At ES often the cavity alone is drawn: such a frame is no source. Slices without a contour stay unknown."""
+    row = row_of("s1")
+    case = restrict(beating(row), [0, ES])
+    labels = labels_of(case).copy()
+    labels[0, 2] = UNKNOWN
+    lv_and_wall = frozenset({Structure.LV, Structure.MYO})
+    drawn = tuple({0: lv_and_wall, ES: frozenset({Structure.LV})}.get(t, frozenset()) for t in range(FRAMES))
+    case = replace(case, labels=np.where(labels == Structure.RV, 0, labels).astype(np.uint8), drawn=drawn)
+    sources = find_sources(row, case, "ed_es")
+    assert sources == [0]
+    found = carry(case, sources, Known(still))
+    assert (found.labels[:, 2] == UNKNOWN).all()
+    assert (found.labels[:, :2] != UNKNOWN).all()
+    assert found.case.drawn == (lv_and_wall,) * FRAMES
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"dimensions": 2}, {"through_plane": True}, {"integration_steps": 0}]
+)
+@pytest.mark.parametrize("slices", [1, 2])
+def test_a_cine_of_one_or_two_slices_is_carried(slices: int, changes: dict[str, Any]) -> None:
+    """By a network that has learnt nothing, so that hardly anything moves."""
+    settings = settings_of(**changes)
+    registrar = Registrar(settings.build_registration(), settings.registration_preparation)
+    case = beating(row_of("s1"), slices=slices)
+    found = carry(case, [0, ES], registrar, keep_displacement=True)
+    assert found.displacement is not None
+    assert found.displacement.shape == (FRAMES, 3 if settings.through_plane else 2, slices, 48, 56)
+    assert 0 < float(found.displacement[1].abs().max()) < 0.05
+    assert dice(found.labels[1] == Structure.LV, labels_of(case)[0] == Structure.LV) > 0.98
+    np.testing.assert_array_equal(found.labels[ES], labels_of(case)[ES])
+
+
+# --- how far they are trusted ------------------------------------------------------------------------
+
+
+def test_a_field_that_folds_takes_the_confidence_away() -> None:
+    def folding(moving: Tensor, fixed: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        return torch.stack([torch.zeros_like(x), -1.5 * x])
+
+    record = carry(beating(row_of("s1")), [0], Known(folding), frames=[1]).frames[0]
+    assert record.smallest_jacobian == pytest.approx(-0.5, abs=1e-4)
+    assert (record.regularity, record.confidence) == (0, 0)
+
+
+def test_agreement_is_the_mean_dice_of_what_is_in_either_mask() -> None:
+    """LV: 2 of 4 + 2 voxels shared, Dice 4/6; RV in one only, 0; MYO in neither; a voxel unknown counts nowhere."""
+    ours = torch.tensor([1, 1, 1, 1, 3, 1], dtype=torch.uint8).view(1, 2, 3)
+    theirs = torch.tensor([1, 1, 0, 0, 0, UNKNOWN], dtype=torch.uint8).view(1, 2, 3)
+    assert agreement_of(ours, theirs, TRAINED) == pytest.approx((4 / 6 + 0) / 2)
+    assert agreement_of(ours, theirs, [Structure.LV]) == pytest.approx(4 / 6)
+    assert math.isnan(agreement_of(ours, theirs, [Structure.MYO]))
+
+
+def test_two_sources_that_disagree_are_noticed() -> None:
+    case = beating(row_of("s1"))
+    records = carry(case, [0, ES], Known(still), frames=[1, 2]).frames
+    expected = np.mean([dice(labels_of(case)[0] == s, labels_of(case)[ES] == s) for s in TRAINED])
+    assert [record.agreement for record in records] == pytest.approx([expected] * 2)
+    assert all(record.confidence <= record.agreement for record in records)
+
+
+def test_confidence_is_the_weakest_evidence() -> None:
+    assert confidence_of(0.9, 0.8, 1.0) == 0.8
+    assert confidence_of(math.nan, 0.8, 1.0) == 0.8
+    assert confidence_of(math.nan, math.nan, math.nan) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("how", "confidence", "expected"),
+    [("none", 0.1, 2.0), ("drop", 0.79, 0.0), ("drop", 0.8, 2.0), ("weight", 0.4, 1.0), ("weight", 0.9, 2.0)],
+)
+def test_a_frame_below_the_threshold_is_dropped_or_weighs_less(
+    how: str, confidence: float, expected: float
+) -> None:
+    settings = settings_of(confidence=how, confidence_threshold=0.8, carried_weight=2.0)
+    record = FrameRecord(3, False, confidence, 1.0, 1.0, 1.0, confidence)
+    assert weight_of(record, settings) == pytest.approx(expected)
+
+
+# --- the registration --------------------------------------------------------------------------------
+
+
+def test_its_losses_are_those_of_the_frames_as_they_are_where_nothing_moves() -> None:
+    settings = settings_of(image_loss="mse")
+    cine = make_cine(restrict(beating(row_of("s0")), [0, ES]), settings.registration_preparation)
+    network = settings.build_registration()
+    torch.nn.init.zeros_(network.flow.weight)
+    found = pair_losses(network, cine, Pair(0, 0, ES, position=5), settings)
+    a, b = cine.images[0].float(), cine.images[ES].float()
+    assert found["loss_image"].item() == pytest.approx(F.mse_loss(a, b).item(), rel=1e-5)
+    assert found["loss_smoothness"].item() == 0
+    masks = [cine.labels[i].numpy() for i in (0, 1)]
+    expected = 1 - np.mean([dice(masks[0] == s, masks[1] == s) for s in TRAINED])
+    assert found["loss_overlap"].item() == pytest.approx(expected, abs=1e-5)
+    unlabelled = pair_losses(network, cine, Pair(0, 0, 1), settings)
+    assert unlabelled["loss_overlap"].item() == 0
+    half = pair_losses(network, cine, Pair(0, 0, ES), settings_of(image_loss="mse", labels_at_half=True))
+    masks = [mask[..., ::2, ::2] for mask in masks]
+    expected = 1 - np.mean([dice(masks[0] == s, masks[1] == s) for s in TRAINED])
+    assert half["loss_overlap"].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_two_devices_descend_as_one_does(cines: Cohort, tmp_path: Path) -> None:
+    """Pairs differ in depth, so a batch is a list; the mean over devices of their means is the mean."""
+    settings = settings_of(registration_batch=2)
+    preparation = settings.registration_preparation
+    made = [
+        make_cine(restrict(beating(row, slices=2 + i), [0, ES]), preparation) for i, row in enumerate(cines)
+    ]
+    torch.manual_seed(0)
+    stage = RegistrationStage(quiet_run(tmp_path), settings, settings.build_registration(), made, {})
+    losses: list[Tensor] = []
+    stage.descend = lambda loss, *args, **more: losses.append(loss.detach())  # type: ignore[method-assign]
+    for mine in (everything, lambda i: i[:1], lambda i: i[1:]):
+        stage.share = mine  # type: ignore[method-assign]
+        stage.update(3)
+    assert float(losses[0]) == pytest.approx(float(losses[1] + losses[2]) / 2, rel=1e-5)
+    assert float(losses[1]) != float(losses[2])
+
+
+def test_a_registrar_is_the_same_after_saving(cines: Cohort, tmp_path: Path) -> None:
+    registrar = learn_registration(cines, settings_of(), quiet_run(tmp_path))
+    loaded = load_registrar(tmp_path / "models" / "registration")
+    case = beating(row_of("s7"))
+    first, second = (carry(case, [0, ES], r, keep_displacement=True) for r in (registrar, loaded))
+    assert torch.equal(first.displacement, second.displacement)
+    np.testing.assert_array_equal(first.labels, second.labels)
+    assert loaded.provenance["trained_on"] == ["s0_cine", "s1_cine", "s2_cine"]
+    (tmp_path / "models/registration/weights.safetensors").unlink()
+    with pytest.raises(RunError, match=r"weights.safetensors is missing; is this the models/registration of"):
+        load_registrar(tmp_path / "models" / "registration")
+    (tmp_path / "models/registration/registrar.json").write_text('{"format": 1, "network": {"dimension": 3}}')
+    with pytest.raises(RunError, match="cannot be loaded"):
+        load_registrar(tmp_path / "models" / "registration")
+
+
+def test_validation_tells_what_carrying_gains_over_leaving(cines: Cohort, tmp_path: Path) -> None:
+    learn_registration(cines, settings_of(), quiet_run(tmp_path))
+    lines = (tmp_path / "stages" / "registration" / "metrics.csv").read_text().splitlines()
+    last = {name: float(value) for name, value in list(csv.DictReader(lines))[-1].items() if value}
+    preparation = settings_of().registration_preparation
+    labels = make_cine(restrict(beating(cines.rows[3]), [0, ES]), preparation).labels.numpy()
+    unmoved = [dice(labels[0] == s, labels[1] == s) for s in TRAINED]
+    assert last["dice_source_unmoved"] == pytest.approx(np.mean(unmoved), abs=1e-5)
+    assert last["dice_source"] == pytest.approx(
+        np.mean([last[f"dice_source_{s}"] for s in ("lv", "myo", "rv")]), abs=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_it_learns_to_carry_labels_to_a_heart_it_never_saw(tmp_path: Path) -> None:
+    cohort = Cohort(tuple(row_of(f"s{i}") for i in range(6)), beating, "six")
+    changes = {"registration_steps": 150, "registration_steps_per_round": 150, "mirrored_pairs": False}
+    registrar = learn_registration(cohort, settings_of(**changes), quiet_run(tmp_path))
+    case = beating(row_of("s20"))
+    found = carry(case, [0], registrar, frames=[ES])
+    for structure in TRAINED:
+        true = labels_of(case)[ES] == structure
+        unmoved = dice(labels_of(case)[0] == structure, true)
+        assert dice(found.labels[ES] == structure, true) > unmoved + 0.1
+    assert found.frames[0].smallest_jacobian > 0
+
+
+# --- the segmentation --------------------------------------------------------------------------------
+
+
+def lesson_of(cohort: Cohort, folder: Path, **changes: Any) -> tuple[Lesson, Settings]:
+    settings = settings_of(**changes)
+    registrar = Known(still)
+    domains = shut_labels(find_domains(cohort, settings, 0), settings.labelled_frames)
+    return gather(domains, settings, registrar, quiet_run(folder)), settings
+
+
+def test_real_slices_are_those_of_ed_and_es_and_the_rest_is_carried(cines: Cohort, tmp_path: Path) -> None:
+    lesson, _ = lesson_of(cines, tmp_path)
+    frames_of = [place_.frame for place_ in lesson.bank.table]
+    assert lesson.real == 3 * 2 * 3
+    assert set(frames_of[: lesson.real]) == {0, ES}
+    assert sorted(set(frames_of[lesson.real :])) == [1, 2, 4, 5]
+    assert len(lesson.bank) == 3 * FRAMES * 3
+    assert lesson.bank.images.dtype == torch.float16
+
+
+def test_batches_have_their_share_of_carried_slices_on_every_device(cines: Cohort, tmp_path: Path) -> None:
+    lesson, settings = lesson_of(cines, tmp_path / "half", batch_size=8, confidence="none")
+    chosen = lesson.choose(settings, seed=0, step=3)
+    assert (chosen >= lesson.real).tolist() == [False, True] * 4
+    whole, weights = lesson.batch(settings, seed=0, step=3, share=everything)
+    parts = [
+        lesson.batch(settings, seed=0, step=3, share=lambda i, r=r: i[4 * r : 4 * r + 4]) for r in (0, 1)
+    ]
+    assert torch.equal(torch.cat([part.image for part, _ in parts]), whole.image)
+    assert torch.equal(torch.cat([w for _, w in parts]), weights)
+    pool = settings_of(batch_size=6, carried_share=None)
+    passed = torch.cat([lesson.choose(pool, seed=1, step=step) for step in range(9)])
+    assert sorted(passed.tolist()) == list(range(54))
+    quarter = settings_of(batch_size=8, carried_share=0.25)
+    assert int((lesson.choose(quarter, seed=0, step=0) >= lesson.real).sum()) == 2
+
+
+def test_weights_count_in_the_loss_as_on_one_device(cines: Cohort, tmp_path: Path) -> None:
+    lesson, settings = lesson_of(cines, tmp_path, batch_size=8)
+    lesson = replace(lesson, weights=torch.linspace(0.1, 1.0, len(lesson.bank)))
+    torch.manual_seed(0)
+    stage = Segmentation(quiet_run(tmp_path / "run"), settings, settings.spec.build(), lesson, {})
+    losses: list[Tensor] = []
+    stage.descend = lambda loss, *args, **more: losses.append(loss.detach())  # type: ignore[method-assign]
+    for mine in (everything, lambda i: i[:4], lambda i: i[4:]):
+        stage.share = mine  # type: ignore[method-assign]
+        stage.update(2)
+    assert float(losses[0]) == pytest.approx(float(losses[1] + losses[2]) / 2, rel=1e-5)
+    batch, _ = lesson.batch(settings, seed=0, step=2, share=everything)
+    given = lesson.weights[lesson.choose(settings, seed=0, step=2)]
+    logits = stage.network(batch.image).detach()
+    each = F.cross_entropy(logits, batch.labels.long(), reduction="none").mean(dim=(1, 2))
+    assert float(losses[0]) == pytest.approx(float((given * each).sum() / given.sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [1, 2, 4, 5]),
+        ({"carry_every": 2}, [2, 4]),
+        ({"carry_to": "between"}, [1, 2]),
+        ({"carry_to": "between", "carry_every": 2}, [1]),
+    ],
+)
+def test_labels_go_to_the_whole_cycle_or_between_ed_and_es(
+    changes: dict[str, Any], expected: list[int]
+) -> None:
+    row = row_of("s0")
+    case = restrict(beating(row), [0, ES])
+    assert carried_frames(row, case, settings_of(**changes)) == expected
+    nameless = replace(row, ed_frame=None)
+    assert carried_frames(nameless, case, settings_of(carry_to="between")) == []
+
+
+def test_each_carried_frame_stands_in_a_table_with_its_weight(cines: Cohort, tmp_path: Path) -> None:
+    """Labels that stay where they were agree too little here, and weigh less."""
+    lesson, _ = lesson_of(cines, tmp_path, confidence_threshold=0.9)
+    rows = list(csv.DictReader((tmp_path / "carried.csv").read_text().splitlines()))
+    assert [(row["scan"], row["frame"]) for row in rows[:4]] == [("s0_cine", str(t)) for t in (1, 2, 4, 5)]
+    assert len(rows) == 12
+    for row in rows:
+        weight, confidence = float(row["weight"]), float(row["confidence"])
+        assert weight == pytest.approx(confidence / 0.9)
+        assert weight < 1
+        held = [
+            float(w)
+            for w, place_ in zip(lesson.weights, lesson.bank.table, strict=True)
+            if (place_.scan, place_.frame) == (row["scan"], int(row["frame"]))
+        ]
+        assert held == pytest.approx([weight] * 3)
+    assert lesson.weights[: lesson.real].unique().tolist() == [1.0]
+
+
+def test_frames_below_the_threshold_can_all_be_left_out(
+    cines: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lesson, _ = lesson_of(cines, tmp_path, confidence="drop", confidence_threshold=1.0)
+    assert len(lesson.bank) == lesson.real
+    assert (
+        "12 of 12 frames with carried labels are left out: their confidence is below 1"
+        in capsys.readouterr().err
+    )
+
+
+def test_the_baseline_differs_in_the_carried_slices_alone(cines: Cohort, tmp_path: Path) -> None:
+    begun: list[dict[str, Tensor]] = []
+    seen: list[int] = []
+
+    class Watched(Segmentation):
+        def __init__(
+            self, run: Run, settings: Settings, network: Any, lesson: Lesson, validation: Any
+        ) -> None:
+            begun.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+            seen.append(len(lesson.bank))
+            super().__init__(run, settings, network, lesson, validation)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crossbeat.methods.propagation.Segmentation", Watched)
+        train(cines, settings_of(), quiet_run(tmp_path / "carried"))
+        told = train(cines, settings_of(synthetic_labels=False), quiet_run(tmp_path / "real")).provenance
+    assert all(torch.equal(begun[0][name], begun[1][name]) for name in begun[0])
+    assert seen == [54, 18]
+    assert told["carried_frames"] == 0
+    assert not (tmp_path / "real" / "models").exists()
+    assert not (tmp_path / "real" / "carried.csv").exists()
+
+
+def test_every_region_is_measured_on_validation_patients_in_every_round(
+    cines: Cohort, tmp_path: Path
+) -> None:
+    train(cines, settings_of(schedule="plateau"), quiet_run(tmp_path))
+    rows = list(csv.DictReader((tmp_path / "stages/segmentation/metrics.csv").read_text().splitlines()))
+    last = [row for row in rows if row["dice_source"]]
+    assert len(last) == 2
+    regions = [float(last[-1][f"dice_source_{s}"]) for s in ("lv", "myo", "rv")]
+    assert float(last[-1]["dice_source"]) == pytest.approx(np.mean(regions), abs=1e-6)
+    assert float(last[-1]["loss_validation"]) > 0
+
+
+def test_a_plateau_needs_somebody_to_validate_and_says_so(
+    cines: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = cines.where(split="train")
+    train(alone, settings_of(schedule="plateau", synthetic_labels=False), quiet_run(tmp_path))
+    assert re.search("no labelled scan validates.*the learning rate stays 0.001", capsys.readouterr().err)
+
+
+# --- the whole ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"profile": "text"},
+        {"profile": "code", "propagate_from": "ed_es"},
+        {"dimensions": 2, "bidirectional": True, "confidence": "drop", "confidence_threshold": 0.1},
+        {"labelled_frames": "all", "propagate_from": "ed", "registration_schedule": "one_cycle"},
+        {"registration_batch": 2, "augmentation": "standard", "loss": "ce_dice", "select": "source"},
+    ],
+)
+def test_every_profile_and_arm_takes_its_steps(
+    cines: Cohort, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    settings = settings_of(**ONCE, **changes)
+    segmenter = train(cines, settings, quiet_run(tmp_path))
+    case = replace(beating(row_of("s30")), labels=None, drawn=())
+    assert segmenter.predict(case).shape == case.image.shape
+    assert (tmp_path / "models" / "registration" / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize("stopped_in", ["registration", "segmentation"])
+def test_stopped_in_either_stage_it_ends_as_if_it_had_not(
+    cines: Cohort, tmp_path: Path, stopped_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(augmentation="light")
+    whole = train(cines, settings, quiet_run(tmp_path / "whole")).network.state_dict()
+    stage = RegistrationStage if stopped_in == "registration" else Segmentation
+    original = stage.update
+
+    def stop(self: Any, step: int) -> dict[str, Tensor]:
+        if step == 3:
+            raise KeyError("the power went off")
+        return original(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "update", stop)
+        with pytest.raises(KeyError):
+            train(cines, settings, quiet_run(tmp_path / "cut"))
+    resumed = train(cines, settings, quiet_run(tmp_path / "cut", resume=True)).network.state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    first, second = (load_registrar(tmp_path / n / "models/registration").network for n in ("whole", "cut"))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_a_dry_run_tells_the_cost_of_both_stages_and_writes_nothing(cines: Cohort, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", device="cpu", progress=False, estimates={})
+    train(cines, settings_of(), run)
+    assert run.estimates is not None
+    assert set(run.estimates) == {"registration", "segmentation"}
+    assert run.estimates["registration"].parameters == 326_898
+    assert not list(tmp_path.iterdir())
+
+
+# --- what it refuses ---------------------------------------------------------------------------------
+
+
+def stills() -> Cohort:
+    return Cohort(tuple(row_of(f"s{i}") for i in range(3)), lambda row: beating(row, count=1), "stills")
+
+
+def test_scans_of_one_frame_alone_are_refused(tmp_path: Path) -> None:
+    words = r"stills: none of 3 labelled training scans has two frames.*index the whole cines, or say `synthetic_labels"
+    for work in (train, learn_registration):
+        with pytest.raises(CohortError, match=words):
+            work(stills(), settings_of(), quiet_run(tmp_path / work.__name__))
+        assert not (tmp_path / work.__name__ / "stages").exists()
+    with pytest.raises(CohortError, match=words):
+        learn_registration(stills(), settings_of(without_cine="real_labels"), quiet_run(tmp_path / "strict"))
+
+
+def test_or_train_on_their_real_labels_and_say_that_this_is_not_propagation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = train(stills(), settings_of(without_cine="real_labels"), quiet_run(tmp_path)).provenance
+    assert re.search("this run trains on real labels alone and is not propagation", capsys.readouterr().err)
+    assert told["carried_frames"] == 0
+    assert not (tmp_path / "models").exists()
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in log if line["event"] == "note"]
+
+
+def test_scans_of_one_frame_beside_cines_are_segmented_only_and_counted(
+    cines: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(row: Row) -> Case:
+        return beating(row, count=1 if row.subject == "s1" else FRAMES)
+
+    train(replace(cines, read=read), settings_of(), quiet_run(tmp_path))
+    assert "1 of 3 training scans have one frame, 's1_cine' first" in capsys.readouterr().err
+    registered = json.loads((tmp_path / "models/registration/registrar.json").read_text())["provenance"]
+    assert registered["trained_on"] == ["s0_cine", "s2_cine"]
+
+
+def test_two_frames_are_a_cine_although_nothing_is_left_to_carry_to(cines: Cohort, tmp_path: Path) -> None:
+    """ED and ES frames alone, as in many copies of ACDC."""
+    rows = tuple(replace(row, es_frame=1) for row in cines)
+    pairs = replace(cines, rows=rows, read=lambda row: beating(row, count=2))
+    told = train(pairs, settings_of(), quiet_run(tmp_path)).provenance
+    assert told["carried_frames"] == 0
+    assert (tmp_path / "models" / "registration" / "registrar.json").exists()
+
+
+def test_what_cannot_be_carried_is_named() -> None:
+    row = row_of("s0")
+    with pytest.raises(
+        CaseError, match=r"scan 's0_cine': has one frame, so there is nothing to carry labels to"
+    ):
+        find_sources(row, beating(row, count=1), "ed")
+    bare = replace(beating(row), labels=None, drawn=())
+    with pytest.raises(
+        CaseError, match=r"no frame has labels of LV, MYO or RV to carry; draw them in one frame"
+    ):
+        find_sources(row, bare, "ed")
+    with pytest.raises(CaseError, match=r"frame 2 has no labels .* those labelled are 0, 3"):
+        carry(restrict(beating(row), [0, ES]), [2], Known(still))
+    with pytest.raises(CaseError, match="labels have shape"):
+        replace(beating(row), labels=labels_of(beating(row))[:-1])
+
+
+def test_labels_in_many_frames_of_which_none_is_named_are_refused(cines: Cohort, tmp_path: Path) -> None:
+    rows = tuple(replace(row, ed_frame=None, es_frame=None) for row in cines)
+    with pytest.raises(CohortError, match=r"'s0_cine': has labels in 6 frames .* fill ed_frame and es_frame"):
+        train(replace(cines, rows=rows), settings_of(), quiet_run(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"labelled_frames": "ed"},
+            r"carries the ES labels, which labelled_frames ed keeps shut; say propagate_from",
+        ),
+        ({"ncc_window": 8}, r"ncc_window 8 has no middle; take 9"),
+        ({"end_pairs": 0.6, "labelled_pairs": 0.6}, r"shares of one whole, got 0.6 and 0.6"),
+        ({"registration_steps": 5}, r"registration_steps 5 are no whole number of rounds of 2; take 4 or 6"),
+        ({"steps": 5}, r"steps 5 are no whole number of rounds of 2"),
+        ({"dimensions": 2, "through_plane": True}, r"slices have no third axis"),
+        ({"network": "dynnet"}, r"network 'dynnet' does not exist; did you mean 'dynunet'"),
+        ({"augmentation_changes": {"gama": [1, 2]}}, r"there is no 'gama'; did you mean 'gamma'"),
+        ({"propagate_from": "es"}, r"propagate_from: Input should be 'ed' or 'ed_es'"),
+    ],
+)
+def test_settings_that_cannot_be_met_are_refused_before_anything_is_read(
+    changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        settings_of(**changes)
+
+
+def test_the_published_networks_are_built() -> None:
+    def parameters(network: torch.nn.Module) -> int:
+        return sum(p.numel() for p in network.parameters())
+
+    assert parameters(Settings.of({}).build_registration()) == 326_898
+    assert parameters(Settings.of({"profile": "text"}).build_registration()) == 327_331
+    assert parameters(Settings.of({"dimensions": 2}).build_registration()) == 109_170
+    assert parameters(Settings.of({}).spec.build()) == 7_762_564
