@@ -183,9 +183,12 @@ def test_autocast_keeps_the_field_in_single_precision() -> None:
     network = lively(size)
     moving, fixed = blobs(size)
     expected = network.register(moving, fixed)
+    flows: list[torch.dtype] = []
+    network.flow.register_forward_hook(lambda module, entering, flow: flows.append(flow.dtype))
     with torch.autocast("cpu", torch.bfloat16):
         found = network.register(moving, fixed)
         inverse = found.inverse()
+    assert flows == [torch.float32]
     assert found.velocity.dtype == found.displacement.dtype == inverse.dtype == torch.float32
     moved = expected.displacement.abs().mean()
     assert (found.displacement - expected.displacement).abs().mean() < 0.05 * moved
