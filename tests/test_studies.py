@@ -46,7 +46,7 @@ def test_it_says_what_it_asks_and_what_each_arm_is(path: Path) -> None:
 @pytest.mark.slow
 @each
 def test_every_arm_takes_a_few_steps(path: Path, hearts: Callable[..., Cohort], tmp_path: Path) -> None:
-    study = Study.load(path, ["size=demo", "folds=2", "seeds=[0]"])
+    study = Study.load(path, ["size=demo", "folds=2", "seeds=[0]", "beside={}"])
     made = hearts(4, 12)
     train = [f"s{i}" for i in range(90, 98)]
     rows = [replace(row, split="train" if row.subject in train else row.split) for row in made]
