@@ -94,13 +94,14 @@ def read_columns(runs: dict[str, Path], sequence: str, count: int) -> list[Colum
     return columns
 
 
-def draw(columns: list[Column], names: list[str], note: str) -> plt.Figure:
-    """A row a run with its contours over the dashed reference, then a row of the reference alone."""
-    rows = [*names, "reference"]
+def draw(columns: list[Column], names: list[str], note: str, *, first: str = "") -> plt.Figure:
+    """A row a run with its contours over the dashed reference; a row of the reference alone below, or `first`."""
+    shown: list[tuple[str, int | None]] = [(name, i) for i, name in enumerate(names)]
+    rows = [(first, None), *shown] if first else [*shown, ("reference", None)]
     side = (WIDTH_IN - LEFT_IN - GAP_IN * (len(columns) - 1)) / len(columns)
     height = TITLE_IN + FOOT_IN + len(rows) * (side + GAP_IN)
     figure = plt.figure(figsize=(WIDTH_IN, height), facecolor="white")
-    for i, name in enumerate(rows):
+    for i, (name, run) in enumerate(rows):
         bottom = (FOOT_IN + (len(rows) - 1 - i) * (side + GAP_IN) + GAP_IN) / height
         figure.text(
             0.16 / WIDTH_IN, bottom + side / height / 2, name, rotation=90, ha="center", va="center",
@@ -109,7 +110,7 @@ def draw(columns: list[Column], names: list[str], note: str) -> plt.Figure:
         for j, column in enumerate(columns):
             left = (LEFT_IN + j * (side + GAP_IN)) / WIDTH_IN
             axes = figure.add_axes((left, bottom, side / WIDTH_IN, side / height))
-            _panel(axes, column, i if i < len(names) else None)
+            _panel(axes, column, run)
             if i == 0:
                 axes.set_title(column.title, fontsize=10, color=INK, pad=4)
     x = LEFT_IN / WIDTH_IN
@@ -135,6 +136,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path(__file__).with_name("result.png"))
     parser.add_argument("--sequence", default="lge")
     parser.add_argument("--columns", type=int, default=4, help="number of scans")
+    parser.add_argument("--first", default="", metavar="NAME", help="the reference stands first, so named")
     given = parser.parse_args()
     if unnamed := [word for word in given.runs if "=" not in word]:
         parser.error(f"{unnamed[0]}: has no name; write NAME={unnamed[0]}")
@@ -144,7 +146,7 @@ def main() -> None:
     columns = read_columns(runs, given.sequence, given.columns)
     sequence = SEQUENCES.get(given.sequence, given.sequence)
     note = f"Not picked: the first {len(columns)} {sequence} test scans of the cohort, {columns[0].when}, middle slice."
-    figure = draw(columns, list(runs), note)
+    figure = draw(columns, list(runs), note, first=given.first)
     figure.savefig(given.out, dpi=120)
     with Image.open(given.out) as picture:  # a third of the size of full colour, and no difference to the eye
         picture.convert("RGB").quantize(192, dither=Image.Dither.NONE).save(given.out, optimize=True)
