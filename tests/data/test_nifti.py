@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from crossbeat import geometry
-from crossbeat.data.nifti import read_info, read_volume, sidecar, write_labels, write_volume
+from crossbeat.data.nifti import (
+    read_displacement,
+    read_info,
+    read_volume,
+    sidecar,
+    write_displacement,
+    write_labels,
+    write_volume,
+)
 from crossbeat.errors import FileError, GeometryWarning
 
 ORIENTATIONS = [(p, f) for p in permutations(range(3)) for f in product((1, -1), repeat=3)]
@@ -144,6 +152,55 @@ def test_volumes_written_here_read_back_with_their_frame_interval(tmp_path: Path
     assert volume.info.frame_interval_ms == pytest.approx(37.5)
     write_volume(tmp_path / "s.nii.gz", array[:1], affine)
     assert nib.load(tmp_path / "s.nii.gz").shape == (7, 6, 4)
+
+
+@pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS)
+def test_a_displacement_points_to_the_same_place_in_the_patient_however_the_scan_is_stored(
+    tmp_path: Path, scan: tuple[np.ndarray, np.ndarray], axes: tuple[int, ...], signs: tuple[int, ...]
+) -> None:
+    """Pixels of 1.3 x 1.5 x 8 mm: a displacement in voxels, or on the wrong axis, would end elsewhere."""
+    file = save(tmp_path / "a.nii", *stored(*scan, axes, signs))
+    volume = read_volume(file)
+    t, *grid = volume.array.shape
+    field = np.random.default_rng(3).normal(0, 6, (t, 3, *grid)).astype(np.float32)
+    write_displacement(tmp_path / "u.nii.gz", field, 2, file)
+
+    back = read_displacement(tmp_path / "u.nii.gz")
+    np.testing.assert_array_equal(back.array, field)
+    np.testing.assert_allclose(back.affine, volume.affine, atol=1e-5)
+    assert back.into_frame == 2
+
+    raw = nib.load(tmp_path / "u.nii.gz")
+    values, frame = np.asarray(raw.dataobj), 1
+    directions = raw.affine[:3, :3] / np.linalg.norm(raw.affine[:3, :3], axis=0)
+    ours = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
+    for ijk in ((0, 0, 0), (1, 2, 3), tuple(n - 1 for n in raw.shape[:3])):
+        place = raw.affine[:3] @ [*ijk, 1]
+        zyx = np.rint(geometry.mm_to_voxel(volume.affine, place)).astype(int)
+        wanted = ours @ field[(frame, slice(None), *zyx)][::-1]
+        np.testing.assert_allclose(directions @ values[(*ijk, frame)], wanted, atol=1e-4)
+
+
+def test_a_displacement_says_what_it_is_and_that_of_another_program_is_refused(tmp_path: Path) -> None:
+    files = [save(tmp_path / f"f{t}.nii", np.zeros((7, 6, 4), np.int16), oblique_sax()) for t in range(2)]
+    field = np.zeros((2, 3, *read_volume(files[0]).array.shape[1:]), np.float32)
+    write_displacement(tmp_path / "u.nii.gz", field, 1, files, {"run": "r1"})
+    raw = nib.load(tmp_path / "u.nii.gz")
+    assert raw.shape == (7, 6, 4, 2, 3)
+    assert raw.get_data_dtype() == np.float32
+    assert raw.header.get_intent()[0] == "displacement vector"
+    about = json.loads(sidecar(tmp_path / "u.nii.gz").read_text())
+    assert (about["unit"], about["into_frame"], about["run"]) == ("mm", 1, "r1")
+    with pytest.raises(ValueError, match=r"must be float32 of shape \(2, 3, .* to lie on .*f0\.nii"):
+        write_displacement(tmp_path / "v.nii.gz", field[:1], 1, files)
+    raw.header["intent_name"] = b"ants"
+    nib.save(raw, tmp_path / "ants.nii.gz")
+    with pytest.raises(
+        FileError, match=r"ants\.nii\.gz: is no displacement of ours.* give one of `propagate`"
+    ):
+        read_displacement(tmp_path / "ants.nii.gz")
+    with pytest.raises(FileError, match=r"has shape \(7, 6, 4\), a displacement is \(i, j, k, frames, 3\)"):
+        read_displacement(files[0])
 
 
 def test_a_slightly_skewed_affine_becomes_right_angled_with_a_warning(tmp_path: Path) -> None:

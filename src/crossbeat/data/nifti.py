@@ -30,6 +30,8 @@ DESCRIPTION: Final = "crossbeat labels 1=LV 2=MYO 3=RV"
 _ROUNDING: Final = 1e-4  # cosine between axes that float32 headers reach by rounding alone
 _REPAIRABLE: Final = 0.05  # cosine, 2.9 degrees: the M&Ms headers that ITK refuses are below it
 _INTENT_LABEL: Final = 1002  # NIFTI_INTENT_LABEL, nifti1.h
+_INTENT_DISPLACEMENT: Final = 1006  # NIFTI_INTENT_DISPVECT, nifti1.h
+_DISPLACEMENT: Final = b"crossbeat mm"  # intent_name of our displacements; other programs store other axes
 _MM: Final = {"unknown": 1.0, "mm": 1.0, "meter": 1e3, "micron": 1e-3}
 _MS: Final = {"sec": 1e3, "msec": 1.0, "usec": 1e-3}
 _BROKEN: Final = (ImageFileError, OSError, EOFError, zlib.error, ValueError, KeyError, OverflowError)
@@ -73,6 +75,15 @@ class Volume(NamedTuple):
     """(t, z, y, x)."""
     affine: geometry.Affine
     info: Info
+
+
+class Displacement(NamedTuple):
+    """Where each voxel of every frame of a scan lies in one of its frames."""
+
+    array: NDArray[np.float32]
+    """(t, 3, z, y, x): mm along z, y and x of our axes, from a voxel's place to that in `into_frame`."""
+    affine: geometry.Affine
+    into_frame: int
 
 
 def read_volume(path: Path, *, warn: bool = True) -> Volume:
@@ -124,6 +135,62 @@ def write_labels(
     _write_sidecar(path, images, provenance or {})
 
 
+def write_displacement(
+    path: Path,
+    displacement_mm: NDArray[np.float32],
+    into_frame: int,
+    like: Path | Sequence[Path],
+    provenance: Mapping[str, object] | None = None,
+) -> None:
+    """Write where each voxel of every frame lies in frame `into_frame`, on the grid of the image it belongs to.
+
+    `displacement_mm` is (t, 3, z, y, x) float32, in mm along z, y and x of our axes. The file is (i, j, k, t, 3) on
+    the image's own axes, its components mm along i, j and k; a JSON beside it says so and keeps `provenance`.
+    """
+    images = [like] if isinstance(like, Path) else list(like)
+    image, info = _open(images[0], warn=False)
+    frames = info.frames if len(images) == 1 else len(images)
+    expected = (frames, 3, *info.turn.apply(np.empty(info.grid, bool)).shape)
+    if displacement_mm.dtype != np.float32 or displacement_mm.shape != expected:
+        raise ValueError(
+            f"{path}: a displacement must be float32 of shape {expected} (t, 3, z, y, x) to lie on {images[0]}, "
+            f"got {displacement_mm.dtype} of shape {displacement_mm.shape}"
+        )
+    stored = np.empty((*info.grid, frames, 3), np.float32)
+    for ours, (axis, flip) in enumerate(zip(info.turn.axes, info.turn.flips, strict=True)):
+        for t, component in enumerate(displacement_mm[:, ours]):
+            stored[..., t, axis] = info.turn.undo(-component if flip else component)
+    header = _displacement_header(image.header, stored.shape, into_frame)
+    _save(type(image)(stored, None, header), path)
+    about = {
+        "quantity": "displacement: where each voxel of a frame lies in frame `into_frame`",
+        "unit": "mm",
+        "axes": "(i, j, k, frame, component); the components are along i, j and k of this file",
+        "into_frame": into_frame,
+        "image": [p.name for p in images],
+    }
+    _write_json(sidecar(path), about | dict(provenance or {}))
+
+
+def read_displacement(path: Path) -> Displacement:
+    """Read what `write_displacement` wrote, on our axes.
+
+    Other files of vectors are refused (`FileError`): nobody knows the axes and the unit of theirs.
+    """
+    image, info = _open(path, warn=False, vectors=True)
+    if bytes(image.header["intent_name"].item()) != _DISPLACEMENT:
+        raise FileError(
+            path, "is no displacement of ours, so its axes and unit are not known; give one of `propagate`"
+        )
+    stored = _voxels(image, path)
+    parts = [
+        on_our_axes(stored[..., axis], info.turn) * (-1 if flip else 1)
+        for axis, flip in zip(info.turn.axes, info.turn.flips, strict=True)
+    ]
+    array = np.stack(parts, axis=1).astype(np.float32, copy=False)
+    return Displacement(array, info.affine, int(image.header["intent_p1"]))
+
+
 def write_volume(
     path: Path,
     array: NDArray[Any],
@@ -155,7 +222,7 @@ def sidecar(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
-def _open(path: Path, warn: bool) -> tuple[Any, Info]:
+def _open(path: Path, warn: bool, *, vectors: bool = False) -> tuple[Any, Info]:
     if not path.is_file():
         raise FileError(
             path, "there is no such file; correct the path in the cohort.csv, or restore the file"
@@ -169,6 +236,10 @@ def _open(path: Path, warn: bool) -> tuple[Any, Info]:
         raise FileError(path, f"is no readable NIfTI file ({_first_line(error)}); export it again") from None
     if not isinstance(image, nib.Nifti1Pair):
         raise FileError(path, f"is {type(image).__name__}, not NIfTI; convert it to .nii.gz")
+    if vectors:
+        if len(shape) != 5 or shape[4] != 3:
+            raise FileError(path, f"has shape {shape}, a displacement is (i, j, k, frames, 3)")
+        shape = shape[:4]
     _check_kind(path, image, shape)
     affine = _usable_affine(path, image, warn)
     turn = geometry.find_turn(affine, (shape[0], shape[1], shape[2]))
@@ -262,16 +333,27 @@ def _label_header(header: Any, shape: tuple[int, ...]) -> Any:
     return ours
 
 
+def _displacement_header(header: Any, shape: tuple[int, ...], into_frame: int) -> Any:
+    """That of the image, but for what the voxels are."""
+    ours = _label_header(header, shape)
+    ours.set_data_dtype(np.float32)
+    ours["intent_code"] = _INTENT_DISPLACEMENT
+    ours["intent_p1"] = into_frame
+    ours["intent_name"] = _DISPLACEMENT
+    ours["descrip"] = f"where each voxel lies in frame {into_frame}, mm along i, j, k".encode()
+    return ours
+
+
 def _write_sidecar(path: Path, images: Sequence[Path], provenance: Mapping[str, object]) -> None:
     names = {str(int(s)): s.name for s in Structure} | {str(UNKNOWN): "UNKNOWN"}
-    text = json.dumps(
-        {"convention": "crossbeat", "labels": names, "image": [p.name for p in images], **provenance},
-        indent=2,
-    )
-    target = sidecar(path)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(target)
+    about = {"convention": "crossbeat", "labels": names, "image": [p.name for p in images]}
+    _write_json(sidecar(path), about | dict(provenance))
+
+
+def _write_json(path: Path, about: Mapping[str, object]) -> None:
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _save(image: Any, path: Path) -> None:
