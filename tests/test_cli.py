@@ -21,11 +21,11 @@ import typer
 
 from crossbeat import __version__
 from crossbeat.case import Case, Domain
-from crossbeat.cli import app, main
+from crossbeat.cli import app, main, method_command, offer_method_commands
 from crossbeat.data import LAYOUTS
 from crossbeat.data.nifti import read_volume
 from crossbeat.errors import CrossbeatError
-from crossbeat.methods import METHODS
+from crossbeat.methods import METHODS, Method
 from crossbeat.prediction import predict_case
 from crossbeat.prepare.volumes import Preparation
 from crossbeat.segmenter import NetworkSpec, Segmenter, load_segmenter
@@ -134,7 +134,10 @@ def label_map(path: Path) -> np.ndarray:
 
 
 def commands() -> Iterator[tuple[str, Any]]:
-    yield from typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+    """Every command with its arguments and options, those that methods bring along too."""
+    own = {name: method for method in METHODS.values() for name in method.commands}
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        yield name, typer.main.get_command(method_command(own[name], name)) if name in own else command
 
 
 # The road of the data
@@ -641,6 +644,38 @@ def test_the_layouts_in_the_help_are_those_there_are() -> None:
 def test_the_methods_in_the_help_are_those_there_are() -> None:
     (method,) = (parameter for parameter in dict(commands())["train"].params if parameter.name == "method")
     assert all(name in method.help for name in METHODS)
+
+
+def test_a_method_brings_a_command_whose_file_is_imported_when_it_runs(
+    tmp_path: Path, crossbeat: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fifth.py").write_text(
+        "import typer\n"
+        "def tag(scan: str, times: int = 1) -> None:\n"
+        '    """Tag a scan."""\n'
+        "    print(f'{scan} {times}')\n"
+        "    if not times:\n"
+        "        raise typer.Exit(1)\n"
+    )
+    monkeypatch.setattr("crossbeat.cli.__path__", [str(tmp_path)])
+    monkeypatch.setattr(
+        "crossbeat.cli.METHODS", {"fifth": Method("fifth", "", {"tag": "Tag a scan, and say so."})}
+    )
+    kept = list(app.registered_commands)
+    try:
+        offer_method_commands()
+        assert "Tag a scan, and say so." in crossbeat("--help").out
+        assert "crossbeat.cli.fifth" not in sys.modules
+        assert crossbeat("tag", "anna", "--times", 2) == Told(0, "anna 2\n", "")
+        assert crossbeat("tag", "anna", "--times=0").code == 1
+        refused = crossbeat("tag", "anna", "--tims", 2)
+        assert (refused.code, "--times" in refused.err) == (2, True)
+        shown = crossbeat("tag", "--help").out
+        assert "Usage: crossbeat tag" in shown
+        assert "--times" in shown
+    finally:
+        app.registered_commands[:] = kept
+        sys.modules.pop("crossbeat.cli.fifth", None)
 
 
 @pytest.mark.slow

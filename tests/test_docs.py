@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 import typer
 
-from crossbeat.cli import app
+from crossbeat.cli import app, method_command
 from crossbeat.data import LAYOUTS
 from crossbeat.labels import CONVENTIONS
 from crossbeat.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = typer.main.get_command(app).commands | {  # type: ignore[attr-defined]
+    name: typer.main.get_command(method_command(method, name))
+    for method in METHODS.values()
+    for name in method.commands
+}
 
 page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 

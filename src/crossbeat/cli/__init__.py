@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ from crossbeat.cli.options import app
 from crossbeat.errors import CrossbeatError
 from crossbeat.methods import METHODS, Method
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "method_command"]
 
 
 def _say_version(asked: bool) -> bool:
@@ -53,13 +54,24 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="for machines")] =
 
 
 def offer_method_commands() -> None:
-    """Offer the commands that methods bring along; a method's module is imported when its command runs."""
-    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    """Offer the commands that methods bring along; the file of one is imported when it runs."""
+    anything = {"ignore_unknown_options": True}
     for method in METHODS.values():
         for name, text in method.commands.items():
             app.command(name, help=text, add_help_option=False, context_settings=anything)(
                 _door(method, name)
             )
+
+
+def method_command(method: Method, name: str) -> typer.Typer:
+    """A method's own command with its arguments and options: the function of that name in `crossbeat.cli.<method>`."""
+    command = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    command.command(name)(getattr(import_module(f"crossbeat.cli.{method.name}"), name))
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,11 +105,9 @@ def _tell_plainly(message: Warning | str, *rest: object, **more: object) -> None
     console.warn(str(message))
 
 
-def _door(method: Method, name: str) -> Callable[[typer.Context], None]:
-    def run(ctx: typer.Context) -> None:
-        command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        command.command(name)(getattr(method.module, name))
-        command(args=ctx.args, prog_name=f"crossbeat {name}")
+def _door(method: Method, name: str) -> Callable[[list[str]], None]:
+    def run(words: Annotated[list[str], typer.Argument()] = []) -> None:  # noqa: B006
+        method_command(method, name)(args=words, prog_name=f"crossbeat {name}")
 
     return run
 

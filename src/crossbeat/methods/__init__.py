@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from crossbeat.errors import CrossbeatError
 
 if TYPE_CHECKING:
-    from crossbeat.cohort import Cohort
+    from crossbeat.cohort import Cohort, Row
     from crossbeat.methods.recipe import Recipe
     from crossbeat.segmenter import Segmenter
     from crossbeat.training import Run
@@ -24,7 +24,9 @@ class Method:
     name: str
     summary: str
     commands: Mapping[str, str] = field(default_factory=dict)
-    """Functions of its module that are commands of their own, and what they do in a line; `cli` offers them."""
+    """Commands of its own, and what each does in a line: functions of those names in `crossbeat.cli.<name>`."""
+    needs_cine: bool = False
+    """Whether it has nothing to learn from stills."""
 
     @property
     def module(self) -> ModuleType:
@@ -39,6 +41,12 @@ class Method:
     def train(self) -> Callable[[Cohort, Any, Run], Segmenter]:
         found: Callable[[Cohort, Any, Run], Segmenter] = self.module.train
         return found
+
+    def unfit(self, cohort: Cohort, settings: Recipe) -> str:
+        """Why this method cannot learn from a cohort at all, as far as its rows tell; '' where it can."""
+        if not self.needs_cine or any(_is_cine(row) for row in cohort.where(**settings.source).labelled()):
+            return ""
+        return "no labelled source scan names two frames, ED and ES, and it learns from the frames of a cine"
 
     def carry_out(
         self, cohort: Cohort, settings: Recipe, run: Run, command: str, **further: object
@@ -71,6 +79,11 @@ METHODS: Final[Mapping[str, Method]] = {
         Method(
             "propagation",
             "carries ED and ES labels through the cycle by registration, learns from all frames",
+            needs_cine=True,
         ),
     )
 }
+
+
+def _is_cine(row: Row) -> bool:
+    return len(row.image_files) > 1 or len({row.ed_frame, row.es_frame} - {None}) > 1
