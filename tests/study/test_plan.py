@@ -1,5 +1,6 @@
 """From a study file and a cohort to cells: the bounds, the folds, what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,24 @@ def test_under_methods_all_every_method_has_an_arm() -> None:
     found = study(methods="all")
     assert {arm.method for arm in found.arms.values()} == set(METHODS)
     assert set(METHODS) - {"supervised"} <= set(found.arms)
+
+
+def test_a_method_that_has_nothing_to_learn_from_is_left_out_and_said() -> None:
+    stills = cohort()
+    found = study(methods="all", equal_updates=False)
+    assert (
+        set(found.left_out(stills))
+        == {name for name, method in METHODS.items() if method.needs_cine}
+        != set()
+    )
+    assert "names two frames, ED and ES" in found.left_out(stills)["propagation"]
+    assert "propagation" not in {cell.arm for cell in plan(found, stills)}
+    cine = replace(stills, rows=tuple(replace(row, ed_frame=0, es_frame=9) for row in stills))
+    assert "propagation" in {cell.arm for cell in plan(found, cine)}
+    asked = study(arms={"mine": {"method": "propagation"}}, equal_updates=False)
+    assert "mine" in {cell.arm for cell in plan(asked, stills)}, (
+        "what the file names is tried, and fails by name"
+    )
 
 
 def test_cells_go_seed_by_seed_and_only_the_upper_bound_is_cross_validated() -> None:

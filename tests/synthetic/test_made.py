@@ -138,9 +138,12 @@ def test_the_challenge_needs_someone_to_test(tmp_path: Path) -> None:
 
 
 def test_a_cine_may_give_the_labels_of_two_frames_only(tmp_path: Path) -> None:
-    make(tmp_path, replace(HEARTS, subjects=1, test=0, sequences=["bssfp"], cine=True, annotated="ed_es"))
+    make(
+        tmp_path,
+        replace(HEARTS, subjects=1, test=0, sequences=["bssfp"], cine=True, annotated="ed_es", frames=5),
+    )
     [row] = read_cohort(tmp_path / "cohort.csv", reader)
     assert (row.ed_frame, row.labels.split(";")[0]) == (0, "0=labels/phantom001_bssfp.nii.gz")
     [case] = read_cohort(tmp_path / "cohort.csv", reader).cases()
-    assert case.frames == 25
+    assert case.frames == 5
     assert case.labelled_frames == [0, row.es_frame]

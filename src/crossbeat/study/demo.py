@@ -23,6 +23,6 @@ def demo_study() -> Study:
                     "settings": {"augmentation": "random_contrast"},
                 }
             },
-            "phantom": {"subjects": 16, "test": 8},
+            "phantom": {"subjects": 16, "test": 8, "cine": True, "frames": 6, "annotated": "ed_es"},
         }
     )

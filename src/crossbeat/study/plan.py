@@ -35,7 +35,8 @@ class PhantomSpec(BaseModel, extra="forbid", frozen=True):
     subjects: int = Field(45, ge=1, description="hearts; MS-CMRSeg has 45 patients")
     sequences: list[str] = Field(["bssfp", "lge"], description="of bssfp, t2, lge")
     vendors: list[str] = Field(["a", "b"], description="of a, b, c, d; subjects take turns")
-    cine: bool = Field(False, description="bSSFP over the whole cycle, 25 frames")
+    cine: bool = Field(False, description="bSSFP over the whole cycle")
+    frames: int = Field(25, ge=2, description="of that cycle")
     annotated: Annotated = Field(
         "all", description="frames of a cine whose labels are given; ed_es: those two only, as in M&Ms"
     )
@@ -135,6 +136,12 @@ class Study(BaseModel, extra="forbid", frozen=True):
             raise SettingsError(f"arm {name}: target is the study's, {self.target}, got {found.target}")
         return found
 
+    def left_out(self, cohort: Cohort) -> dict[str, str]:
+        """Methods that `methods: all` brought along and this cohort has nothing for, and why. Arms of the file stay."""
+        brought = [name for name, arm in self.arms.items() if self.methods and arm == _arm_of(name)]
+        why = {name: METHODS[name].unfit(cohort, self.recipe(name)) for name in brought}
+        return {name: reason for name, reason in why.items() if reason}
+
     def _with_bounds(self) -> dict[str, ArmSpec]:
         """All arms: the bounds around those of the file and, under `methods: all`, one of every method."""
         lower = ArmSpec(about="lower bound: learns from the source alone")
@@ -145,9 +152,9 @@ class Study(BaseModel, extra="forbid", frozen=True):
             folds=self.folds,
         )
         every = {
-            name: ArmSpec(method=name, about=method.summary)
-            for name, method in METHODS.items()
-            if self.methods and name != "supervised"
+            name: arm
+            for name in METHODS
+            if self.methods and name != "supervised" and (arm := _arm_of(name)) is not None
         }
         arms = {LOWER: lower, **every, **self.arms}
         arms[UPPER] = arms.pop(UPPER, upper)
@@ -202,6 +209,11 @@ class Cell:
         return replace(self.tested, rows=self.tested.rows + self.beside.rows)
 
 
+def _arm_of(method: str) -> ArmSpec | None:
+    """The arm that a method has under `methods: all`; None for what is no method."""
+    return ArmSpec(method=method, about=METHODS[method].summary) if method in METHODS else None
+
+
 def plan(study: Study, cohort: Cohort) -> list[Cell]:
     """All cells, seed by seed, so that one seed of every arm is there before the second of any.
 
@@ -213,14 +225,16 @@ def plan(study: Study, cohort: Cohort) -> list[Cell]:
     tested = _tested(study, cohort)
     _refuse_nobody_beside(study, cohort)
     splits: dict[int, list[Cohort]] = {}
-    recipes = {name: study.recipe(name) for name in study.arms}
+    left_out = study.left_out(cohort)
+    arms = {name: arm for name, arm in study.arms.items() if name not in left_out}
+    recipes = {name: study.recipe(name) for name in arms}
     if study.equal_updates:
         _refuse_unequal_updates(recipes)
     _refuse_wrong_bounds(study, recipes)
     _refuse_twins(study, recipes)
     cells = []
     for seed in study.seeds:
-        for name, arm in study.arms.items():
+        for name, arm in arms.items():
             count = (arm.folds or 1) if _has_test(tested) else max(arm.folds or study.folds, 2)
             if count > len(tested.subjects):
                 raise SettingsError(
@@ -336,7 +350,8 @@ def _refuse_wrong_bounds(study: Study, recipes: Mapping[str, Recipe]) -> None:
 def _refuse_twins(study: Study, recipes: Mapping[str, Recipe]) -> None:
     """Two arms that are one training under two names would be compared with themselves."""
     seen: dict[tuple[object, ...], str] = {}
-    for name, arm in study.arms.items():
+    for name in recipes:
+        arm = study.arms[name]
         twin = seen.setdefault((arm.method, canonical(recipes[name]), arm.folds), name)
         if twin != name:
             raise SettingsError(

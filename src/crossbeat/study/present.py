@@ -236,6 +236,7 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
 
 def _arms_of(study: StudyFolder, evidence: Evidence, finished: Set[str]) -> tuple[ArmView, ...]:
     views = []
+    left_out = study.study.left_out(study.cohort)
     for name in study.study.arms:
         cells = [cell for cell in study.cells if cell.arm == name]
         done = [cell for cell in cells if cell.name in finished]
@@ -244,6 +245,7 @@ def _arms_of(study: StudyFolder, evidence: Evidence, finished: Set[str]) -> tupl
             for cell in cells
             if cell.name not in finished and study.log(cell).exists() and not at_work(cell, study)
         ]
+        problems += [f"left out: {left_out[name]}"] if name in left_out else []
         views.append(
             _arm(
                 evidence,

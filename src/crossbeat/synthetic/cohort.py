@@ -80,6 +80,7 @@ def make_cohort(
     vendors: Sequence[str] = ("a",),
     groups: Sequence[str] = GROUPS,
     cine: bool = False,
+    frames: int = CINE_FRAMES,
     seed: int = 0,
     jobs: int = 2,
     progress: Callable[[int, int], None] | None = None,
@@ -87,14 +88,19 @@ def make_cohort(
     """Scan a cohort into `folder`: images/, labels/, cohort.csv and truth.csv, and return its rows.
 
     Subject i has group i, counted in circles, and goes to one scanner; the scanner changes after each round of
-    groups, so that both are mixed. With `cine` the bSSFP scan has 25 frames over the cycle and labels on all;
+    groups, so that both are mixed. With `cine` the bSSFP scan has so many frames over the cycle and labels on all;
     else it is a still of end diastole. T2 and LGE are stills of diastasis. `progress` hears (done, all).
     Unknown sequences, vendors and groups raise `SettingsError`; the same seed writes the same voxels.
     """
     check_wishes(subjects, sequences, vendors, groups, jobs=jobs)
     plans = [
         _Plan(
-            i, seed, groups[i % len(groups)], vendors[i // len(groups) % len(vendors)], tuple(sequences), cine
+            i,
+            seed,
+            groups[i % len(groups)],
+            vendors[i // len(groups) % len(vendors)],
+            tuple(sequences),
+            frames if cine else 1,
         )
         for i in range(subjects)
     ]
@@ -113,20 +119,21 @@ def draw_subject(seed: int, index: int, group: str) -> Heart:
 
 
 def scan_heart(
-    heart: Heart, sequence: str, vendor: str = "a", *, cine: bool = False, seed: int = 0, subject: int = 0
+    heart: Heart, sequence: str, vendor: str = "a", *, frames: int = 1, seed: int = 0, subject: int = 0
 ) -> Scan:
-    """One SAX stack of a heart. `cine` asks for 25 frames; the seed and the subject's number decide chance."""
+    """One SAX stack of a heart: a still, or frames over the cycle; the seed and the subject's number decide chance."""
     scanner = find_scanner(vendor)
     _check_sequences([sequence])
     lattice = draw_lattice(_stream(seed, subject, "texture"))
     rng = _stream(seed, subject, f"{sequence}-{vendor}")
     session = draw_session(rng, heart, scanner, sequence, lattice)
     cuts, affine = plan_stack(rng, session)
-    phases = np.arange(CINE_FRAMES) / CINE_FRAMES if cine else np.array([_phase(sequence)])
+    cine = frames > 1
+    phases = np.arange(frames) / frames if cine else np.array([_phase(sequence)])
     slices = [scan_slice(rng, session, cut, phases) for cut in cuts]
     image = np.stack([s[0] for s in slices], axis=1)
     labels = np.stack([s[1] for s in slices], axis=1)
-    interval = heart.beat_ms / CINE_FRAMES if cine else None
+    interval = heart.beat_ms / frames if cine else None
     es = int(np.argmin([heart.volumes_ml(float(p)).lv_ml for p in phases])) if cine else None
     ed = 0 if sequence == "bssfp" else None
     return Scan(np.rint(np.clip(image, 0, 32767)).astype(np.int16), labels, affine, interval, ed, es)
@@ -202,7 +209,8 @@ class _Plan:
     group: str
     vendor: str
     sequences: tuple[str, ...]
-    cine: bool
+    frames: int
+    """Of bSSFP; 1: a still."""
 
 
 def _stream(seed: int, index: int, purpose: str) -> np.random.Generator:
@@ -323,8 +331,8 @@ def _make_subject(folder: Path, plan: _Plan, write: Writer) -> tuple[list[Row], 
     subject = f"phantom{plan.index + 1:03d}"
     rows = []
     for sequence in plan.sequences:
-        cine = plan.cine and sequence == "bssfp"
-        scan = scan_heart(heart, sequence, plan.vendor, cine=cine, seed=plan.seed, subject=plan.index)
+        frames = plan.frames if sequence == "bssfp" else 1
+        scan = scan_heart(heart, sequence, plan.vendor, frames=frames, seed=plan.seed, subject=plan.index)
         name = f"{subject}_{sequence}"
         image, labels = f"images/{name}.nii.gz", f"labels/{name}.nii.gz"
         write(folder / image, scan.image, scan.affine, frame_interval_ms=scan.frame_interval_ms)

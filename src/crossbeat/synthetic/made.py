@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from crossbeat.cohort import Cohort, Row, assign_splits, write_cohort
 from crossbeat.errors import RunError, SettingsError
-from crossbeat.synthetic.cohort import Writer, check_wishes, make_cohort
+from crossbeat.synthetic.cohort import CINE_FRAMES, Writer, check_wishes, make_cohort
 from crossbeat.synthetic.signal import PHANTOM_VERSION
 
 NOTE: Final = "phantom.json"
@@ -22,6 +22,9 @@ Split = Literal["subjects", "mscmrseg"]
 
 Annotated = Literal["all", "ed_es"]
 """Frames of a cine whose labels the cohort gives: every one, or ED and ES as most data sets."""
+
+_BEFORE: Final = {"split": "subjects", "annotated": "all", "frames": CINE_FRAMES}
+"""What notes of before there was a choice mean."""
 
 _MSCMRSEG_TRAIN: Final = 3
 _MSCMRSEG_VALIDATION: Final = 5
@@ -41,6 +44,8 @@ class Hearts:
     seed: int
     split: Split = "subjects"
     annotated: Annotated = "all"
+    frames: int = CINE_FRAMES
+    """Of the bSSFP cycle, where it is a cine."""
 
 
 def make_once(
@@ -71,6 +76,7 @@ def make_once(
         sequences=hearts.sequences,
         vendors=hearts.vendors,
         cine=hearts.cine,
+        frames=hearts.frames,
         seed=hearts.seed,
         jobs=jobs,
         write=write,
@@ -139,7 +145,11 @@ def _is_whole(folder: Path, hearts: Hearts, remedy: str) -> bool:
         raise RunError(f"{folder}: holds a cohort.csv that no phantom of ours left there; {remedy}")
     if found is None or not found.pop("whole", True):
         return False
-    found = {"split": "subjects", "annotated": "all"} | found  # notes of before there was a choice
+    found = {
+        "split": "subjects",
+        "annotated": "all",
+        "frames": CINE_FRAMES,
+    } | found  # notes of before there was a choice
     keys = [key for key in wanted if found.get(key) != wanted[key]]
     if keys:
         differing = ", ".join(f"{key} {_text(found.get(key))}, now {_text(wanted[key])}" for key in keys)
