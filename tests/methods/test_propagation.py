@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from crossbeat.methods.propagation import (
     load_registrar,
     restrict,
     train,
+    with_drawn,
 )
 from crossbeat.methods.propagation.carrying import (
     FrameRecord,
@@ -413,6 +415,14 @@ def test_what_nobody_drew_is_not_carried() -> None:
     assert found.case.drawn == (lv_and_wall,) * FRAMES
 
 
+def test_what_an_expert_drew_stands_beside_what_was_carried() -> None:
+    case = restrict(beating(row_of("s1")), [0, ES])
+    found = with_drawn(carry(case, [0], Known(still)), case)
+    np.testing.assert_array_equal(labels_of(found)[[0, ES]], labels_of(case)[[0, ES]])
+    np.testing.assert_array_equal(labels_of(found)[1], labels_of(case)[0])
+    assert found.drawn == (DRAWN,) * FRAMES
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"dimensions": 2}, {"through_plane": True}, {"integration_steps": 0}]
 )
@@ -559,6 +569,32 @@ def test_it_learns_to_carry_labels_to_a_heart_it_never_saw(tmp_path: Path) -> No
         unmoved = dice(labels_of(case)[0] == structure, true)
         assert dice(found.labels[ES] == structure, true) > unmoved + 0.1
     assert found.frames[0].smallest_jacobian > 0
+
+
+def test_a_step_of_either_stage_never_waits_for_its_device(
+    cines: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors of the meta device have no values, and no autocast: whatever would have to look at one fails."""
+    real = torch.autocast
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, **more: nullcontext() if kind == "meta" else real(kind, **more)
+    )
+    settings = settings_of(augmentation="standard", bidirectional=True, end_pairs=1.0, labelled_pairs=0.0)
+    lesson, _ = lesson_of(cines, tmp_path / "lesson")
+    made = [make_cine(restrict(beating(row), [0, ES]), settings.registration_preparation) for row in cines]
+    with torch.device("meta"):
+        networks = settings.build_registration(), settings.spec.build()
+    run = quiet_run(tmp_path / "run")
+    stages = [
+        RegistrationStage(run, settings, networks[0], [cine.to("meta") for cine in made], {}),
+        Segmentation(run, settings, networks[1], lesson.to("meta"), {}),
+    ]
+    for stage in stages:
+        losses: list[Tensor] = []
+        stage.descend = lambda loss, *args, kept=losses, **more: kept.append(loss)  # type: ignore[method-assign]
+        told = stage.update(3)
+        losses[0].backward()
+        assert {scalar.device.type for scalar in told.values()} == {"meta"}
 
 
 # --- the segmentation --------------------------------------------------------------------------------
@@ -759,7 +795,8 @@ def test_a_dry_run_tells_the_cost_of_both_stages_and_writes_nothing(cines: Cohor
     run = Run(tmp_path / "run", device="cpu", progress=False, estimates={})
     train(cines, settings_of(), run)
     assert run.estimates is not None
-    assert set(run.estimates) == {"registration", "segmentation"}
+    assert set(run.estimates) == {"registration", "carrying labels", "segmentation"}
+    assert run.estimates["carrying labels"].updates == 3 * 4
     assert run.estimates["registration"].parameters == 326_898
     assert not list(tmp_path.iterdir())
 

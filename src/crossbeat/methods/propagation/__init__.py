@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from crossbeat.cohort import Cohort
 from crossbeat.errors import CohortError
-from crossbeat.methods.propagation.carrying import Carried, FrameRecord, carry, find_sources
+from crossbeat.methods.propagation.carrying import Carried, FrameRecord, carry, find_sources, with_drawn
 from crossbeat.methods.propagation.frames import restrict, shut_labels
 from crossbeat.methods.propagation.registrar import Registrar, load_registrar
 from crossbeat.methods.propagation.registration import learn
@@ -49,6 +49,7 @@ __all__ = [
     "load_registrar",
     "restrict",
     "train",
+    "with_drawn",
 ]
 
 

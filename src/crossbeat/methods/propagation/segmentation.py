@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +28,8 @@ from crossbeat.networks import SEGMENTERS
 from crossbeat.prepare.augment import apply, draw
 from crossbeat.prepare.slices import Batch, SliceBank, batch_generator, build_bank, global_batch, join_banks
 from crossbeat.prepare.volumes import crop
-from crossbeat.training import Run, Stage, constant, one_cycle, plateau
+from crossbeat.training import Estimate, Run, Stage, constant, one_cycle, plateau
+from crossbeat.training.run import peak_memory_mb
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def gather(domains: Domains, settings: Settings, registrar: Registrar | None, ru
     """Slices with real labels and, given a registrar, those to which it carries them; records in `carried.csv`.
 
     The domains are read with all labels shut but those that may be seen (`frames.shut_labels`). In a dry run one
-    scan stands for all.
+    scan stands for all, and the time that carrying would take at most is told.
     """
     labelled = replace(domains.source, rows=domains.source.rows + domains.target.rows)
     with run.bar("reading scans", len(labelled)) as step:
@@ -177,7 +179,9 @@ def gather(domains: Domains, settings: Settings, registrar: Registrar | None, ru
         for row in rows:
             case = labelled.read(row)
             if registrar is not None and case.frames > 1 and (run.estimates is None or not records):
+                began = time.perf_counter()
                 records[row.scan], kept = _carry(row, case, settings, registrar)
+                _estimate(len(records[row.scan]), time.perf_counter() - began, len(rows), run)
                 if kept is not None:
                     banks.append(
                         _halved(build_bank(_alone(row, kept), settings.preparation, annotated_only=True))
@@ -252,6 +256,14 @@ def _halved(bank: SliceBank) -> SliceBank:
 def _weights(bank: SliceBank, records: tuple[FrameRecord, ...], settings: Settings) -> Float[Tensor, " n"]:
     of = {record.frame: weight_of(record, settings) for record in records}
     return torch.tensor([of[place.frame] for place in bank.table])
+
+
+def _estimate(frames: int, seconds: float, scans: int, run: Run) -> None:
+    """In a dry run: what carrying costs if every scan is a cine like this one."""
+    if run.estimates is not None and frames:
+        peaks = peak_memory_mb(run.accelerator)
+        memory_mb = peaks.get("peak_cuda_memory_mb", peaks["peak_memory_mb"])
+        run.estimates["carrying labels"] = Estimate(frames * scans, 0, seconds * scans, memory_mb)
 
 
 def _tell(records: Mapping[str, tuple[FrameRecord, ...]], settings: Settings, run: Run) -> None:
