@@ -28,7 +28,7 @@ stands in docs/methods/weak_transfer.md.
 from __future__ import annotations
 
 from crossbeat.cohort import Cohort
-from crossbeat.errors import CohortError
+from crossbeat.errors import CohortError, SettingsError
 from crossbeat.methods.recipe import find_domains, provenance
 from crossbeat.methods.validation import validation_banks
 from crossbeat.methods.weak_transfer.pairs import Pairs, gather
@@ -42,6 +42,7 @@ __all__ = ["Settings", "train"]
 
 def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
     """Warm up on true and pseudo masks, then go on against a discriminator; the segmenter is what is kept."""
+    _refuse_shares_without_halves(settings, run)
     domains = find_domains(cohort, settings, run.seed)
     _refuse_what_cannot_transfer(cohort, settings)
     pairs = gather(domains, settings, run)
@@ -56,9 +57,21 @@ def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
     chosen = fit(adversarial, rounds=rounds, steps_per_round=length, select=settings.select)
     seen = {"source": domains.source, "labelled_target": domains.target}
     if settings.transfer:
-        seen["target"] = domains.unlabelled
+        masked = pairs.masked
+        seen["target"] = domains.unlabelled.only(lambda row: row.scan in masked)
     origin = provenance("weak_transfer", settings, cohort, run, seen, chosen)
     return Segmenter(network, settings.spec, settings.preparation, provenance=origin)
+
+
+def _refuse_shares_without_halves(settings: Settings, run: Run) -> None:
+    """Devices with unequal parts of true and pseudo masks would weigh samples unequally."""
+    pieces = 2 * run.world_size
+    n = settings.batch_size
+    if settings.transfer and settings.mixing == "half" and n % pieces:
+        raise SettingsError(
+            f"batch_size {n}: {run.world_size} devices cannot each take as many true as pseudo masks of it; take "
+            f"{n + pieces - n % pieces}, or another --devices, or mixing: pooled"
+        )
 
 
 def _refuse_what_cannot_transfer(cohort: Cohort, settings: Settings) -> None:

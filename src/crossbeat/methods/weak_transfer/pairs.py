@@ -19,7 +19,7 @@ from crossbeat.methods.weak_transfer.settings import Settings
 from crossbeat.prepare.augment import Draw, apply, draw
 from crossbeat.prepare.correspondence import fuse_labels, pair_scans, pseudo_case
 from crossbeat.prepare.random_fields import normal
-from crossbeat.prepare.slices import SliceBank, batch_generator, build_bank, global_batch
+from crossbeat.prepare.slices import SliceBank, batch_generator, build_bank, global_batch, join_banks
 from crossbeat.training import Run
 
 _CROPS = 1
@@ -36,6 +36,8 @@ class MixedBatch:
     labels: UInt8[Tensor, "n y x"]
     drawn: Bool[Tensor, "n k"]
     is_true: Bool[Tensor, " n"]
+    true_at: Int[Tensor, " m"]
+    """Places of those that are true; how many they are is known without waiting for the device."""
     seed: Int[Tensor, " n"]
     """Of each sample, for what else is drawn at random."""
 
@@ -44,6 +46,14 @@ class MixedBatch:
         """Samples in which every structure was drawn: only their masks show what a whole heart looks like."""
         looked = (self.labels != UNKNOWN).flatten(1).any(dim=1)
         return self.drawn.all(dim=1) & looked
+
+    def only_true(self) -> MixedBatch:
+        """The samples with a true mask alone, in their order; there may be none."""
+        at = self.true_at
+        alone = torch.arange(len(at), device=at.device)
+        return MixedBatch(
+            self.image[at], self.labels[at], self.drawn[at], self.is_true[at], alone, self.seed[at]
+        )
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,11 @@ class Pairs:
     pseudo: Int[Tensor, " m"]
     """Indices of slices with a pseudo mask; empty without transfer."""
 
+    @property
+    def masked(self) -> frozenset[str]:
+        """Target scans of which at least one slice learns from a pseudo mask."""
+        return frozenset(self.bank.table[i].scan for i in self.pseudo.tolist())
+
     def to(self, device: torch.device | str) -> Pairs:
         """The same slices on another device."""
         return replace(self, bank=self.bank.to(device))
@@ -65,8 +80,8 @@ class Pairs:
     ) -> MixedBatch:
         """This device's share of the step's global batch, changed at random and cropped.
 
-        All is drawn on the CPU for the whole batch, by seed and step alone. True and pseudo samples take turns, so that
-        every device has as many of each.
+        All is drawn on the CPU for the whole batch, by seed and step alone. Under `half` true and pseudo samples take
+        turns, so that every device has as many of each where its share is even; `train` refuses an odd one.
         """
         n, size = settings.batch_size, settings.image_size
         changes = draw(settings.changes, n, batch_generator(seed, step))
@@ -76,8 +91,10 @@ class Pairs:
         batch = self.bank.batch(chosen[mine])
         mine_changes = changes.take(mine).to(batch.image.device)
         image, labels = apply(mine_changes, batch.image, batch.labels, size=(size, size))
-        is_true = (chosen[mine] < len(self.true)).to(image.device, non_blocking=True)
-        return MixedBatch(image, labels, batch.drawn, is_true, mine_changes.seed)
+        is_true = chosen[mine] < len(self.true)
+        true_at = torch.nonzero(is_true).flatten().to(image.device, non_blocking=True)
+        is_true = is_true.to(image.device, non_blocking=True)
+        return MixedBatch(image, labels, batch.drawn, is_true, true_at, mine_changes.seed)
 
     def choose(self, settings: Settings, seed: int, step: int) -> Int[Tensor, " n"]:
         """Indices of the step's global batch, the same for any number of devices."""
@@ -119,7 +136,8 @@ def shift_crops(changes: Draw, shift_px: int, generator: torch.Generator) -> Dra
 def gather(domains: Domains, settings: Settings, run: Run) -> Pairs:
     """Read every scan to learn from, and carry the source's masks onto the target's images.
 
-    Target scans whose own labels train take none. `CohortError` where no scan gets a mask.
+    Target scans whose own labels train take none. `CohortError` where no scan gets a mask; `CaseError` where one
+    cannot be read. A pair of scans whose mask does not arrive is left out, noted, and named in log.jsonl.
     """
     labelled = replace(domains.source, rows=domains.source.rows + domains.target.rows)
     with run.bar("reading scans", len(labelled)) as step:
@@ -129,7 +147,7 @@ def gather(domains: Domains, settings: Settings, run: Run) -> Pairs:
         pseudo = build_pseudo_bank(domains, settings, run)
         banks.append(pseudo if settings.keep_empty_slices else _with_hearts(pseudo))
     count = len(banks[0])
-    bank = _join(banks)
+    bank = join_banks(banks)
     return Pairs(bank, torch.arange(count), torch.arange(count, len(bank)))
 
 
@@ -143,23 +161,7 @@ def build_pseudo_bank(domains: Domains, settings: Settings, run: Run) -> SliceBa
             "carry masks to; set `split` of some to train, take fewer with `target_labelled: N`, say "
             "`transductive: true` to use the images of those who are tested, or `transfer: false`"
         )
-    pairs = pair_scans(domains.source, open_to_masks)
-    carried: list[Case] = []
-    failed: list[str] = []
-    with run.bar("carrying masks over", len(pairs)) as step:
-        for source, target in pairs:
-            try:
-                carried.append(_carry(source, target, domains, settings))
-            except CaseError as error:
-                failed.append(str(error))
-            step()
-    if not carried:
-        raise CohortError(
-            f"{domains.unlabelled.name}: no target scan gets a pseudo mask, of {len(pairs)} pairs of scans; "
-            f"first: {failed[0]}"
-        )
-    if failed:
-        run.note(f"{len(failed)} of {len(pairs)} pairs of scans give no pseudo mask; first: {failed[0]}")
+    carried = _carry_all(pair_scans(domains.source, open_to_masks), domains, settings, run)
     cases = carried if settings.fuse_masks == "none" else _fuse(carried, settings.fuse_masks)
     rows = tuple(
         Row(case.subject, f"{case.id} {i}", case.domain.sequence, "-", labels="-")
@@ -170,16 +172,49 @@ def build_pseudo_bank(domains: Domains, settings: Settings, run: Run) -> SliceBa
     return build_bank(cohort, settings.preparation, annotated_only=True)
 
 
-def _carry(source: Row, target: Row, domains: Domains, settings: Settings) -> Case:
-    labelled, image = domains.source.read(source), domains.unlabelled.read(target)
-    at_rest = source.ed_frame if source.ed_frame in labelled.labelled_frames else None
+def _carry_all(pairs: list[tuple[Row, Row]], domains: Domains, settings: Settings, run: Run) -> list[Case]:
+    """The target scan of each pair with the source's mask, but for pairs whose mask does not arrive."""
+    carried: list[Case] = []
+    failed: list[tuple[Row, Row, CaseError]] = []
+    with run.bar("carrying masks over", len(pairs)) as step:
+        for source, target in pairs:
+            # Outside the try: a scan that cannot be read is broken, whatever its partner.
+            labelled, image = domains.source.read(source), domains.unlabelled.read(target)
+            try:
+                carried.append(_carry(labelled, image, source.ed_frame, settings))
+            except CaseError as error:
+                failed.append((source, target, error))
+            step()
+    if not carried:
+        raise CohortError(
+            f"{domains.unlabelled.name}: no target scan gets a pseudo mask, of {len(pairs)} pairs of scans; "
+            f"first: {failed[0][2]}"
+        )
+    if failed:
+        _tell(failed, len(pairs), run)
+    return carried
+
+
+def _carry(labelled: Case, image: Case, ed_frame: int | None, settings: Settings) -> Case:
+    """The mask at rest, where that frame is labelled: LGE and T2 are taken then."""
     return pseudo_case(
         labelled,
         image,
         correspondence=settings.correspondence,
         rounding=settings.rounding,
-        frame=at_rest,
+        frame=ed_frame if ed_frame in labelled.labelled_frames else None,
     )
+
+
+def _tell(failed: list[tuple[Row, Row, CaseError]], count: int, run: Run) -> None:
+    """One note of all pairs that failed, and each of them in log.jsonl; a dry run has none."""
+    first = failed[0][2]
+    run.note(
+        f"{len(failed)} of {count} pairs of scans give no pseudo mask (each is in log.jsonl); first: {first}"
+    )
+    if run.estimates is None:
+        for source, target, error in failed:
+            run.record("no pseudo mask", source=source.scan, target=target.scan, problem=str(error))
 
 
 def _fuse(cases: list[Case], how: Literal["majority", "intersection"]) -> list[Case]:
@@ -201,14 +236,4 @@ def _with_hearts(bank: SliceBank) -> SliceBank:
     table = tuple(bank.table[i] for i in keep.tolist())
     return replace(
         bank, images=bank.images[keep], labels=bank.labels[keep], drawn=bank.drawn[keep], table=table
-    )
-
-
-def _join(banks: list[SliceBank]) -> SliceBank:
-    return replace(
-        banks[0],
-        images=torch.cat([bank.images for bank in banks]),
-        labels=torch.cat([bank.labels for bank in banks]),
-        drawn=torch.cat([bank.drawn for bank in banks]),
-        table=tuple(place for bank in banks for place in bank.table),
     )

@@ -178,7 +178,8 @@ class Settings(Recipe):
         0.05, ge=0, description="of -log D beside the segmentation loss; text and code 1, methods.md 1.8"
     )
     pseudo_pairs: Literal["excluded", "weighted", "full"] = Field(
-        "weighted", description="target images with pseudo masks as real pairs: none, weight 1 - λ, or 1; 1.7"
+        "weighted",
+        description="target images with pseudo masks as pairs that teach D: none (so 1.8), weight 1 - λ, or 1; 1.7",
     )
     real_label: float = Field(
         0.9, gt=0.5, le=1, description="D wanted for real pairs: one-sided smoothing below 1; methods.md 1.8"
@@ -280,5 +281,6 @@ class Settings(Recipe):
         assert self.changes
         with torch.device("meta"):  # no memory, no random numbers
             self.spec.build()
-            self.build_discriminator()
+            if self.adversarial:
+                self.build_discriminator()
         return self

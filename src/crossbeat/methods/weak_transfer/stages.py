@@ -148,19 +148,21 @@ class Adversarial(Warmup):
     ) -> dict[str, Tensor]:
         """The update of D, which is not clipped: drawn masks are real, the segmenter's are not."""
         s = self.settings
+        if s.pseudo_pairs == "excluded" and s.transfer:  # of weight 0, but its BatchNorm would see them
+            batch, made_up = batch.only_true(), made_up[batch.true_at]
         weights = pair_weights(batch, s)
         drawn = drawn_mask(batch.labels, made_up)
         if s.mask_noise_sd:
             drawn = drawn + mask_noise(batch, s.mask_noise_sd)
         none = weights[:0]
         real_weights = weights * batch.complete.float()
-        real = discriminator(batch.image, drawn)
+        real = _judge(discriminator, batch.image, drawn)
         loss_real = discriminator_loss(
             real, none, real_weights=real_weights, fake_weights=none, real_label=s.real_label
         )
         if s.separate_discriminator_updates:
             self.descend(loss_real + self._penalty(discriminator), 1, clip_norm=math.inf)
-        fake = discriminator(batch.image, made_up)
+        fake = _judge(discriminator, batch.image, made_up)
         loss_fake = discriminator_loss(none, fake, real_weights=none, fake_weights=weights)
         own = loss_fake if s.separate_discriminator_updates else loss_real + loss_fake
         self.descend(own + self._penalty(discriminator), 1, clip_norm=math.inf)
@@ -224,6 +226,16 @@ def pair_weights(batch: MixedBatch, s: Settings) -> Float[Tensor, " n"]:
     return transfer_weights(batch.is_true, s.true_weight if s.pseudo_pairs == "weighted" else 1.0)
 
 
+def _judge(
+    discriminator: Discriminator, image: Float[Tensor, "n c y x"], mask: Float[Tensor, "n k y x"]
+) -> Float[Tensor, " n"]:
+    """D's logits; of no pair none, but made of D's weights, so that a loss of them can be descended."""
+    if not len(image):
+        return next(discriminator.parameters()).flatten()[:0]
+    logits: Tensor = discriminator(image, mask)
+    return logits
+
+
 def _opinion(logits: Float[Tensor, " n"], weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """D's mean probability."""
-    return (weights * logits.detach().float().sigmoid()).sum() / weights.sum().clamp_min(1e-6)
+    """D's mean probability; nan where no pair has any weight."""
+    return (weights * logits.detach().float().sigmoid()).sum() / weights.sum()

@@ -20,7 +20,7 @@ VANISHED: Final = 0.01
 
 _K: Final = len(TRAINED)
 TALLIES: Final = 2 * _K + 3
-"""Predicted and labelled pixels of each structure, D summed over drawn and made-up masks, steps with D."""
+"""Predicted and labelled pixels of each structure, D summed over drawn and made-up masks, steps that count there."""
 
 
 def tally_masks(logits: Float[Tensor, "n k y x"], labels: UInt8[Tensor, "n y x"]) -> Float[Tensor, " t"]:
@@ -33,12 +33,12 @@ def tally_masks(logits: Float[Tensor, "n k y x"], labels: UInt8[Tensor, "n y x"]
 
 
 def tally_opinions(real: Float[Tensor, ""], fake: Float[Tensor, ""]) -> Float[Tensor, " t"]:
-    """D's mean probability of drawn and of made-up masks in a step."""
+    """D's mean probability of drawn and of made-up masks in a step; no step where either is nan: it had none."""
     found = torch.zeros(TALLIES, device=real.device)
     found[2 * _K] = real.detach()
     found[2 * _K + 1] = fake.detach()
     found[2 * _K + 2] = 1
-    return found
+    return torch.where(torch.isnan(real + fake), torch.zeros_like(found), found)
 
 
 def find_symptoms(tallies: Float[Tensor, " t"], real_label: float) -> dict[str, str]:
