@@ -66,18 +66,24 @@ def heart_window(masks: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> W
     return Window(y0, y1, x0, x1)
 
 
-def contour_path(mask: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> str:
-    """Outline of a (y, x) mask as an SVG path in mm from the array's corner; '' where the mask is empty.
+def contours_mm(mask: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> list[NDArray[np.float64]]:
+    """Closed outlines of a (y, x) mask, each (n, 2) points x, y in mm from the array's corner; none where it is empty.
 
     A voxel covers its whole square, so the centre of voxel (0, 0) lies at half a spacing.
     """
     padded = np.pad(mask, 1).astype(np.float64)
-    dy, dx = spacing_mm
-    parts = []
-    for line in contour_generator(z=padded).lines(0.5):
-        points = [f"{(x - 0.5) * dx:.1f} {(y - 0.5) * dy:.1f}" for x, y in np.asarray(line)[:-1]]
-        parts.append("M" + "L".join(points) + "Z")
-    return "".join(parts)
+    lines = contour_generator(z=padded).lines(0.5)
+    return [(np.asarray(line, np.float64) - 0.5) * spacing_mm[::-1] for line in lines]
+
+
+def contour_path(mask: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> str:
+    """Outline of a (y, x) mask as an SVG path in mm from the array's corner; '' where the mask is empty."""
+    return "".join(line_path(line[:-1]) + "Z" for line in contours_mm(mask, spacing_mm))
+
+
+def line_path(points: NDArray[np.float64]) -> str:
+    """(n, 2) points x, y as an SVG path, to a tenth."""
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
 def overlay_svg(
@@ -99,7 +105,7 @@ def overlay_svg(
     parts = [
         f'<svg class="overlay" viewBox="0 0 {width:.1f} {height:.1f}" role="img" aria-label="{escape(label)}">',
         f'<image width="{width:.1f}" height="{height:.1f}" preserveAspectRatio="none" '
-        f'href="{_png(case.image[frame, z][window.cut])}"/>',
+        f'href="{png_url(grey(case.image[frame, z][window.cut]))}"/>',
     ]
     for structure in sorted(structures, key=_BENEATH.index):
         if predicted is not None:
@@ -138,9 +144,15 @@ def three_levels(drawn: NDArray[np.bool_]) -> list[int]:
     return list(dict.fromkeys(first + int(count * part) for part in (1 / 6, 3 / 6, 5 / 6)))
 
 
-def _png(pixels: NDArray[np.float32]) -> str:
+def grey(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Intensities of any shape as 0 (black) to 255, all of them on one scale that clips a few outliers."""
     low, high = np.percentile(pixels, _WINDOW)
-    grey = np.clip((pixels - low) / max(float(high - low), 1e-6), 0, 1)
+    shade = np.clip((pixels - low) / max(float(high - low), 1e-6), 0, 1)
+    return np.asarray((shade * 255).round(), np.uint8)
+
+
+def png_url(pixels: NDArray[np.uint8]) -> str:
+    """(y, x) grey or (y, x, 3) colours as a PNG inside a URL."""
     out = io.BytesIO()
-    Image.fromarray((grey * 255).round().astype(np.uint8)).save(out, "PNG", optimize=True)
+    Image.fromarray(pixels).save(out, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
