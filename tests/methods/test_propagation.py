@@ -531,6 +531,8 @@ def test_two_devices_descend_as_one_does(cines: Cohort, tmp_path: Path) -> None:
 def test_a_registrar_is_the_same_after_saving(cines: Cohort, tmp_path: Path) -> None:
     registrar = learn_registration(cines, settings_of(), quiet_run(tmp_path))
     loaded = load_registrar(tmp_path / "models" / "registration")
+    assert not registrar.bf16
+    loaded.bf16 = False  # as the run, whatever this machine is quick at
     case = beating(row_of("s7"))
     first, second = (carry(case, [0, ES], r, keep_displacement=True) for r in (registrar, loaded))
     assert torch.equal(first.displacement, second.displacement)
@@ -569,6 +571,11 @@ def test_it_learns_to_carry_labels_to_a_heart_it_never_saw(tmp_path: Path) -> No
         unmoved = dice(labels_of(case)[0] == structure, true)
         assert dice(found.labels[ES] == structure, true) > unmoved + 0.1
     assert found.frames[0].smallest_jacobian > 0
+    registrar.bf16 = True
+    for exact, coarse in zip(
+        found.labels[ES], carry(case, [0], registrar, frames=[ES]).labels[ES], strict=True
+    ):
+        assert (exact != coarse).mean() < 0.01
 
 
 def test_a_step_of_either_stage_never_waits_for_its_device(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,14 +22,7 @@ from crossbeat.cohort import Row
 from crossbeat.errors import CaseError
 from crossbeat.labels import TRAINED, UNKNOWN, Structure, fold_drawn
 from crossbeat.losses.registration import local_correlation
-from crossbeat.methods.propagation.frames import (
-    Cine,
-    Which,
-    choose_frames,
-    make_cine,
-    restrict,
-    usable_frames,
-)
+from crossbeat.methods.propagation.frames import Which, choose_frames, cine_images, restrict, usable_frames
 from crossbeat.methods.propagation.registrar import Registrar
 from crossbeat.methods.propagation.registration import one_hot
 from crossbeat.networks.deformation import jacobian_determinant, warp
@@ -114,21 +107,23 @@ def carry(
     _refuse_unlabelled(case, sources)
     known = restrict(case, sources)
     window = window_of(known, registrar.preparation)
-    cine = make_cine(known, registrar.preparation, window)
+    images = cine_images(known, registrar.preparation, window)
+    structures = [s for s in TRAINED if s in fold_drawn(case.drawn[sources[0]])]
     places = _Places(known, window, registrar)
     wanted = sorted(range(case.frames) if frames is None else set(frames))
     labels = np.full(case.image.shape, UNKNOWN, np.uint8)
     records, fields = [], []
     for t in wanted:
         shares = temporal_weights(t, sources, case.frames)
-        found = {s: registrar.displacement(cine.images[s], cine.images[t]) for s in shares if s != t}
+        found = {s: registrar.displacement(images[s], images[t]) for s in shares if s != t}
         arrived = {s: places.warp_labels(s, field) for s, field in found.items()}
         merged = places.labels_of(t) if t in shares else blend(arrived, shares)
         labels[t] = places.whole(merged, max(shares, key=lambda s: shares[s])).numpy()
-        records.append(_record(t, cine, found, arrived, shares, places.on_registration_grid(merged)))
+        heart = places.heart_on_registration_grid(merged)
+        records.append(_record(t, images, structures, found, arrived, shares, heart))
         if keep_displacement:
-            fields.append(_from_first(sources[0], t, cine, found, registrar, places))
-    drawn = fold_drawn(case.drawn[sources[0]])
+            fields.append(_from_first(sources[0], t, images, found, registrar, places))
+    drawn = frozenset(structures)
     carried = replace(
         case,
         labels=labels,
@@ -181,7 +176,11 @@ def blend(
     seen = {s: masks.sum(dim=0) > 0.5 for s, masks in arrived.items()}
     total = torch.stack([shares[s] * masks * seen[s] for s, masks in arrived.items()]).sum(dim=0)
     anyone = torch.stack(list(seen.values())).any(dim=0)
-    return torch.where(anyone, total.argmax(dim=0), UNKNOWN).to(torch.uint8)
+    label = torch.full_like(total[0], UNKNOWN, dtype=torch.uint8)
+    best = torch.zeros_like(total[0])
+    for k, share in enumerate(total):  # torch's argmax along the first axis is several times as slow
+        label, best = label.masked_fill(share > best, k), torch.maximum(share, best)
+    return label.masked_fill(~anyone, UNKNOWN)
 
 
 def agreement_of(
@@ -240,11 +239,11 @@ class _Places:
         ratios = on_scan.new_tensor([1.0] * (len(field) - 2) + pixels)
         return on_scan * ratios[:, None, None, None]
 
-    def on_registration_grid(self, labels: UInt8[Tensor, "z h w"]) -> UInt8[Tensor, "z a b"]:
-        """Labels of the box on the registration's grid."""
-        whole = labels.new_zeros(self.shape)
-        whole[:, self.box[0], self.box[1]] = labels
-        return crop(self.window.cut_labels(whole)[:, None], self.side)[:, 0]
+    def heart_on_registration_grid(self, labels: UInt8[Tensor, "z h w"]) -> Bool[Tensor, "z a b"]:
+        """Where on the registration's grid the labels of the box show any heart."""
+        whole = torch.zeros(self.shape, device=labels.device)
+        whole[:, self.box[0], self.box[1]] = ((labels > 0) & (labels != UNKNOWN)).float()
+        return crop(self.window.cut(whole[:, None]), self.side)[:, 0] > 0.5
 
     def whole(self, labels: UInt8[Tensor, "z h w"], nearest: int) -> UInt8[Tensor, "z y x"]:
         """Labels of the box on the scan's whole grid; around it those of the nearest source, which do not move."""
@@ -267,7 +266,7 @@ def _refuse_unlabelled(case: Case, sources: Sequence[int]) -> None:
 def _from_first(
     first: int,
     frame: int,
-    cine: Cine,
+    images: Float[Tensor, "t z a b"],
     found: Mapping[int, Float[Tensor, "d z a b"]],
     registrar: Registrar,
     places: _Places,
@@ -275,30 +274,31 @@ def _from_first(
     """Where a frame's voxels lie in the first source, on the scan's own grid."""
     if frame != first:
         field = found.get(first)
-        images = (cine.images[first], cine.images[frame])
-        return places.on_scan_grid(registrar.displacement(*images) if field is None else field)
+        if field is None:
+            field = registrar.displacement(images[first], images[frame])
+        return places.on_scan_grid(field)
     channels = 3 if registrar.network.arguments["through_plane"] else 2
     return torch.zeros(channels, *places.shape, device=registrar.device)
 
 
 def _record(
     frame: int,
-    cine: Cine,
+    images: Float[Tensor, "t z a b"],
+    structures: Sequence[Structure],
     found: Mapping[int, Float[Tensor, "d z a b"]],
     arrived: Mapping[int, Float[Tensor, "k z h w"]],
     shares: Mapping[int, float],
-    labels: UInt8[Tensor, "z a b"],
+    heart: Bool[Tensor, "z a b"],
 ) -> FrameRecord:
     """Everything but the agreement is taken on the registration's grid, over the carried heart."""
     if frame in shares:
         return FrameRecord(frame, True, math.nan, math.nan, math.nan, math.nan, 1.0)
-    heart = (labels > 0) & (labels != UNKNOWN)
     similarity = regularity = smallest = math.nan
     if heart.any():
-        fixed = cine.images[frame].float().to(heart.device)[None, None]
+        fixed = images[frame].float().to(heart.device)[None, None]
         alike, folded = [], []
         for source, field in found.items():
-            moved = warp(cine.images[source].float().to(heart.device)[None, None], field[None])
+            moved = warp(images[source].float().to(heart.device)[None, None], field[None])
             local = local_correlation(moved, fixed, _WINDOW)[0, 0][heart].sqrt()
             alike.append(shares[source] * float(local.mean()))
             folded.append((shares[source], jacobian_determinant(field[None])[0][heart]))
@@ -308,7 +308,6 @@ def _record(
     agreement = math.nan
     if len(arrived) > 1:
         first, second = (blend({s: masks}, {s: 1.0}) for s, masks in arrived.items())
-        drawn = [s for i, s in enumerate(TRAINED, start=1) if bool(cine.drawn[0, i])]
-        agreement = agreement_of(first, second, drawn)
+        agreement = agreement_of(first, second, structures)
     confidence = confidence_of(agreement, similarity, regularity)
     return FrameRecord(frame, False, agreement, similarity, regularity, smallest, confidence)

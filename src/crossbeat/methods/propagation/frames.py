@@ -125,25 +125,26 @@ def shut_labels(domains: Domains, which: Which) -> Domains:
     return Domains(**{part: shut(cohort) for part, cohort in vars(domains).items()})
 
 
-def make_cine(case: Case, preparation: Preparation, window: Window | None = None) -> Cine:
-    """A scan's frames and labels on the registration's grid.
-
-    `window` is the field about its heart, or about its image where nobody drew one.
-    """
-    t, z, _, _ = case.image.shape
-    window = window or window_of(case, preparation)
-    side = preparation.size
-    images = crop(normalise(window.cut(slices_of(case.image)), window, preparation), side)
+def make_cine(case: Case, preparation: Preparation) -> Cine:
+    """A scan's frames and labels on the registration's grid, about its heart, or its image where nobody drew one."""
+    t, z, y, x = case.image.shape
+    window = window_of(case, preparation)
     labelled = tuple(usable_frames(case))
-    labels = label_slices_of(case).reshape(t, z, *case.image.shape[2:])[list(labelled)]
-    fields = crop(window.cut_labels(labels.flatten(0, 1))[:, None], side)
+    labels = label_slices_of(case).reshape(t, z, y, x)[list(labelled)]
+    fields = crop(window.cut_labels(labels.flatten(0, 1))[:, None], preparation.size)
     return Cine(
         scan=case.id,
-        images=images.reshape(t, z, side, side).half(),
+        images=cine_images(case, preparation, window),
         labelled=labelled,
-        labels=fields.reshape(len(labelled), z, side, side),
+        labels=fields.reshape(len(labelled), z, preparation.size, preparation.size),
         drawn=drawn_table([case.drawn[t] for t in labelled]),
     )
+
+
+def cine_images(case: Case, preparation: Preparation, window: Window) -> Float[Tensor, "t z y x"]:
+    """A scan's frames on the registration's grid, all on one scale from 0 to 1, in half precision."""
+    fields = crop(normalise(window.cut(slices_of(case.image)), window, preparation), preparation.size)
+    return fields.reshape(*case.image.shape[:2], preparation.size, preparation.size).half()
 
 
 def drawn_table(drawn: Sequence[frozenset[int]]) -> Bool[Tensor, "f k"]:

@@ -31,7 +31,9 @@ class Registrar:
 
     network: VoxelMorph
     preparation: Preparation
-    """Of the cines that it learnt from; `frames.make_cine` does the same to others."""
+    """Of the cines that it learnt from; `frames.cine_images` does the same to others."""
+    bf16: bool = False
+    """Whether the network computes in bfloat16; fields and warps never do."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @torch.inference_mode()
@@ -46,7 +48,9 @@ class Registrar:
         images = [
             as_samples(v[None].float().to(self.device), self.network.dimensions) for v in (moving, fixed)
         ]
-        return as_volume(self.network.register(*images).displacement, self.network.dimensions)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            found = self.network.register(*images)
+        return as_volume(found.displacement, self.network.dimensions)
 
     @property
     def device(self) -> torch.device:
@@ -98,8 +102,25 @@ def load_registrar(folder: Path, device: torch.device | str = "cpu") -> Registra
         KeyError, TypeError, ValidationError, SettingsError, json.JSONDecodeError, SafetensorError, RuntimeError,
     ) as error:  # fmt: skip
         raise RunError(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from None
-    network.to(device).eval()
-    return Registrar(network, preparation, described["provenance"])
+    network = in_quick_layout(network).to(device).eval()
+    return Registrar(network, preparation, _quick_bfloat16(torch.device(device)), described["provenance"])
+
+
+def in_quick_layout(network: VoxelMorph) -> VoxelMorph:
+    """The network with its weights as its convolutions take them quickest: in channels_last where it sees slices.
+
+    On a CPU in bfloat16 that nearly halves the time to register a slice; volumes gain nothing.
+    """
+    if network.dimensions == 2:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def _quick_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 by instructions of its own: two to three times as quick."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def as_samples(volume: Shaped[Tensor, "c z y x"], dimensions: int) -> Shaped[Tensor, "n c *grid"]:

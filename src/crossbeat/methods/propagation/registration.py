@@ -17,7 +17,7 @@ from crossbeat.errors import CohortError
 from crossbeat.labels import TRAINED, UNKNOWN
 from crossbeat.losses.registration import local_ncc_loss, mean_squared_error, overlap_loss, smoothness_loss
 from crossbeat.methods.propagation.frames import Cine, Pair, draw_pairs, gather_cines, make_cine, place
-from crossbeat.methods.propagation.registrar import Registrar, as_samples, as_volume
+from crossbeat.methods.propagation.registrar import Registrar, as_samples, as_volume, in_quick_layout
 from crossbeat.methods.propagation.settings import Settings
 from crossbeat.methods.recipe import Domains
 from crossbeat.networks.deformation import warp
@@ -40,7 +40,7 @@ class RegistrationStage(Stage):
     ) -> None:
         super().__init__(run, "registration", clip_norm=settings.registration_clip_norm or None)
         self.settings = settings
-        self.network = network
+        self.network = in_quick_layout(network)
         self.cines = tuple(cines)
         self.validation = {part: tuple(those) for part, those in validation.items()}
 
@@ -105,7 +105,12 @@ def learn(domains: Domains, settings: Settings, run: Run) -> Registrar | None:
     fit(stage, rounds=rounds, steps_per_round=length)
     told = {"method": "propagation", "seed": run.seed, "cohort": domains.source.name}
     told |= {"settings": settings.model_dump(mode="json"), "trained_on": [cine.scan for cine in cines]}
-    registrar = Registrar(stage.network.eval(), settings.registration_preparation, told | run.surroundings())
+    registrar = Registrar(
+        stage.network.eval(),
+        settings.registration_preparation,
+        bf16=run.lightning_precision == "bf16-mixed",
+        provenance=told | run.surroundings(),
+    )
     if run.writes and run.estimates is None:
         registrar.save(run.folder / "models" / "registration")
     return registrar

@@ -63,8 +63,6 @@ class Settings(Recipe):
             "registration_steps": 150,
             "registration_steps_per_round": 50,
             "registration_learning_rate": 1e-3,
-            "carry_every": 3,
-            "without_cine": "real_labels",
             "network": "dilated_resunet",
             "batch_size": 8,
             "steps": 600,
