@@ -79,7 +79,9 @@ METHODS: Final[Mapping[str, Method]] = {
         Method(
             "propagation",
             "carries ED and ES labels through the cycle by registration, learns from all frames",
-            commands={"propagate": "Carry the labels of one or two frames of each cine to all of its frames."},
+            commands={
+                "propagate": "Carry the labels of one or two frames of each cine to all of its frames."
+            },
             needs_cine=True,
         ),
     )
