@@ -1,6 +1,7 @@
 """Finished cells as two csv files: whole, mergeable, never mixed."""
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,9 @@ from crossbeat.study.cell import run_cell
 from crossbeat.study.evidence import Evidence, collect, merge, read_evidence, refuse_mixture, write_evidence
 from crossbeat.study.folder import Means, StudyFolder
 from crossbeat.study.plan import LOWER, UPPER, Study, canonical
+from crossbeat.study.present import present_evidence
+
+ROOT = Path(__file__).parents[2]
 
 
 def evidence(study: Study, seed: int, **changes: Any) -> Evidence:
@@ -34,7 +38,7 @@ def evidence(study: Study, seed: int, **changes: Any) -> Evidence:
     score = {
         "seed": seed, "fold": 0, "subject": "p1", "scan": "p1_lge", "phase": "", "level": "", "structure": "LV",
         "metric": "dice", "unit": "", "value": 0.5 + seed / 10, "status": "ok",
-        "vendor": "a", "centre": "", "group": "",
+        "vendor": "a", "centre": "", "group": "", "part": "target",
     }  # fmt: skip
     return Evidence(study, cells, pd.DataFrame([{"arm": arm} | score for arm in (LOWER, UPPER)]))
 
@@ -49,8 +53,36 @@ def test_evidence_grows_by_seeds_and_a_cell_that_both_have_is_the_later_ones(
     assert len(again.cells) == 4
     assert again.cells.loc[again.cells["seed"] == 1, "code"].tolist() == ["c1", "c1"]
     assert len(again.scores) == 4
-    assert [head for head, _ in again.remarks] == ["Cells come from different states of the code"]
+    assert [head for head, _ in again.remarks] == [
+        "Cells of one method come from different states of the code"
+    ]
     assert not grown.remarks
+
+
+def test_two_methods_of_one_state_of_the_code_are_no_mixture(small_study: Callable[..., Study]) -> None:
+    made = evidence(small_study(), 0)
+    made.cells.loc[1, ["method", "code"]] = ["weak_transfer", "c9"]
+    assert not made.remarks
+
+
+def test_what_is_undefined_is_read_back_undefined(small_study: Callable[..., Study], tmp_path: Path) -> None:
+    made = evidence(small_study(), 0)
+    nothing = made.scores.assign(structure="RV", value=math.nan, status="undefined", part="beside")
+    both = Evidence(made.study, made.cells, pd.concat([made.scores, nothing], ignore_index=True))
+    write_evidence(both, tmp_path)
+    found = read_evidence(tmp_path).scores
+    assert found["value"].isna().tolist() == [False, False, True, True]
+    assert found["value"].dtype == np.float64
+    assert found["part"].tolist() == ["target", "target", "beside", "beside"]
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(p.parent for p in (ROOT / "docs" / "results").glob("*/cells.csv")), ids=str
+)
+def test_the_kept_evidence_is_read_and_makes_a_page(folder: Path, tmp_path: Path) -> None:
+    shown = present_evidence(read_evidence(folder), tmp_path)
+    assert shown.page.stat().st_size > 10_000
+    assert shown.sentences
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,8 @@ def report(
         console.say(f"page: {page}")
         console.then(f"open {page} in a browser")
         return
+    if (run / "cells.csv").exists():
+        raise RunError(f"{run}: holds kept cells of a study; `crossbeat study --results {run}` renders them")
     if not (run / "run.json").exists():
         raise RunError(f"{run}: is no run folder (no run.json); `crossbeat train` makes one")
     predicted = run / "predictions" / "cohort.csv"

@@ -84,7 +84,7 @@ def study(
         threads or folder.threads(jobs, shared=where == "local"),
     )
     if dry_run:
-        _tell_cost(asked, cohort_csv, means)
+        _tell_cost(asked, cohort_csv, means, words(arms))
     else:
         _compute(folder.open(asked, cohort_csv, settled(means)), words(arms), where, address, jobs)
 
@@ -105,14 +105,14 @@ def demo(
     _compute(folder.open(asked, _phantom_of(asked, folder), means), [], "local", "", jobs)
 
 
-def _tell_cost(asked: Study, cohort_csv: Path, means: Means) -> None:
-    """From a few real steps of every arm; nothing is written."""
+def _tell_cost(asked: Study, cohort_csv: Path, means: Means, arms: list[str]) -> None:
+    """From a few real steps of every arm, or of those asked for; nothing is written."""
     from crossbeat import console
-    from crossbeat.study.engine import estimate
+    from crossbeat.study.engine import estimate, of_arms
     from crossbeat.study.plan import plan
 
     head = ["Arm", "Stage", "Trainings", "Updates", "Parameters", "Memory", "Time of one"]
-    console.table("", head, estimate(plan(asked, cohort_at(cohort_csv)), means))
+    console.table("", head, estimate(of_arms(plan(asked, cohort_at(cohort_csv)), arms), means))
     console.then("the same command without --dry-run")
 
 

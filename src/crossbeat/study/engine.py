@@ -21,16 +21,16 @@ Engine = Literal["local", "ray"]
 
 def pending(study: StudyFolder, arms: Sequence[str] = ()) -> list[Cell]:
     """Cells that have no scores yet, in the order of the plan; of some arms only where they are named."""
+    return [cell for cell in of_arms(study.cells, arms) if state(cell, study.cell(cell)) != "done"]
+
+
+def of_arms(cells: Sequence[Cell], arms: Sequence[str]) -> list[Cell]:
+    """The cells of these arms, of all where none is named. `SettingsError` for an arm that none of them has."""
+    there = list(dict.fromkeys(cell.arm for cell in cells))
     for arm in arms:
-        if arm not in study.study.arms:
-            raise SettingsError(
-                f"{study.path}: there is no arm {arm!r}; {did_you_mean(arm, study.study.arms)}"
-            )
-    return [
-        cell
-        for cell in study.cells
-        if (not arms or cell.arm in arms) and state(cell, study.cell(cell)) != "done"
-    ]
+        if arm not in there:
+            raise SettingsError(f"the study has no cell of an arm {arm!r}; {did_you_mean(arm, there)}")
+    return [cell for cell in cells if not arms or cell.arm in arms]
 
 
 def compute(

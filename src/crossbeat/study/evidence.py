@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,10 @@ class Evidence:
     def remarks(self) -> list[tuple[str, str]]:
         """What a reader must know of how these cells came about: (head, text)."""
         found = []
+        by_method = self.cells.groupby("method")["code"]
+        if (by_method.nunique() > 1).any():  # the code of two methods always differs
+            mixed = [f"{method}: {', '.join(map(str, sorted(set(codes))))}" for method, codes in by_method]
+            found.append(("Cells of one method come from different states of the code", "; ".join(mixed)))
         for column, head in _SHOULD_AGREE.items():
             arms = self.cells.groupby(self.cells[column].astype(str))["arm"].unique()
             if len(arms) > 1:
@@ -62,7 +67,6 @@ class Evidence:
 
 
 _SHOULD_AGREE: Final = {
-    "code": "Cells come from different states of the code",
     "threads": "Cells were computed with different numbers of threads",
     "precision": "Cells were computed in different precision",
     "device": "Cells come from different devices",
@@ -228,7 +232,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
             if column in _WHOLE:
                 table[column] = table[column].astype(int)
             elif column in _NUMBERS:
-                table[column] = pd.to_numeric(table[column].replace("", "nan"))
+                table[column] = [float(text) if text else math.nan for text in table[column]]
     except ValueError as error:
         raise FileError(path, f"column {column!r} holds what is no number ({error})") from None
     return table
