@@ -119,7 +119,8 @@ def write_results(scans: Sequence[CarriedScan], failures: Sequence[str], cohort:
     write_whole(task.out / "confidence.csv", _as_csv([line for scan in scans for line in scan.view.lines]))
     rows = tuple(scan.row for scan in scans)
     write_cohort(Cohort(rows, name=cohort.name, folder=task.out), task.out / "cohort.csv")
-    network = task.registrar.network.arguments
+    network, grid = task.registrar.network, task.registrar.preparation
+    moves = "through the slices too" if network.arguments["through_plane"] else "each slice in its own plane"
     page = MotionPage(
         [scan.view for scan in scans],
         failures,
@@ -129,12 +130,9 @@ def write_results(scans: Sequence[CarriedScan], failures: Sequence[str], cohort:
             ("Carried from", {"ed": "ED", "ed_es": "ED and ES"}[task.which]),
             (
                 "Registration",
-                ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in network.items()),
+                f"{network.dimensions}-D, {moves}; {network.integration_steps} integration steps",
             ),
-            (
-                "Its pixels",
-                f"{task.registrar.preparation.size} of {task.registrar.preparation.spacing_mm:g} mm",
-            ),
+            ("Its window", f"{grid.size} x {grid.size} pixels of {grid.spacing_mm:g} mm"),
         ],
         f"crossbeat check {task.out / 'cohort.csv'}",
         {row.scan: f"figures/{row.scan}.png" for row in rows},

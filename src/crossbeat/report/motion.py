@@ -200,11 +200,11 @@ def strip_png(
     height, width = sight.size_mm
     side_in = 1.7
     figure = Figure(
-        figsize=((columns + 1.35) * side_in, 2 * (side_in * height / width + 0.28)), facecolor="white"
+        figsize=((columns + 1.3) * side_in, 2 * (side_in * height / width + 0.24)), facecolor="white"
     )
     grid = figure.add_gridspec(
-        2, columns + 1, width_ratios=[*[1.0] * columns, 1.25], left=0.01, right=0.985, bottom=0.02, top=0.93,
-        wspace=0.06, hspace=0.16,
+        2, columns + 2, width_ratios=[*[1.0] * (columns + 1), 0.05], left=0.008, right=0.972, bottom=0.015,
+        top=0.935, wspace=0.05, hspace=0.14,
     )  # fmt: skip
     for place, (frame, name) in enumerate(zip(frames, names, strict=True)):
         axes = figure.add_subplot(grid[place // columns, place % columns])
@@ -214,11 +214,12 @@ def strip_png(
     axes = figure.add_subplot(grid[0, columns])
     _show(axes, sight, sight.shades[motion.frame], f"grid, {said}")
     for line in grid_lines_mm(sight.cut(motion.displacement), sight.spacing_mm):
-        axes.plot(*line.T, color=_GRID, linewidth=0.6)
+        axes.plot(*line.T, color=_GRID, linewidth=0.5, alpha=0.75)
+    _draw_contours(axes, sight, motion.frame)
     axes = figure.add_subplot(grid[1, columns])
     _show(axes, sight, jacobian_colours(sight.cut(motion.jacobian)), f"size, {said}")
     _draw_contours(axes, sight, motion.frame, colour=_INK)
-    bar = figure.colorbar(ScalarMappable(_scale(), SCALE), ax=axes, fraction=0.045, pad=0.03)
+    bar = figure.colorbar(ScalarMappable(_scale(), SCALE), cax=figure.add_subplot(grid[1, columns + 1]))
     bar.set_ticks([-1, 0, 1], labels=["½", "1", "2"])
     bar.ax.tick_params(labelsize=7, length=0)
     out = io.BytesIO()

@@ -258,10 +258,7 @@ def confidence_chart(name: str, lines: Sequence[FrameLine]) -> str:
         values = np.array([math.nan if line.drawn else getattr(line, part) for line in lines])
         if np.isfinite(values).any():
             axes.plot(x, values, color=colour, linewidth=1.3, label=part)
-    axes.plot(
-        x, [math.nan if line.drawn else line.confidence for line in lines],
-        color=INK, linewidth=2, linestyle=(0, (1, 1)), label="confidence",
-    )  # fmt: skip
+    axes.plot([], [], "o", color=INK, markersize=3.5, label="confidence")
     titles = {}
     for at, line in zip(x, lines, strict=True):
         if not line.drawn:
