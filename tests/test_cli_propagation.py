@@ -72,9 +72,9 @@ def heart(frames: int = FRAMES, slices: int = 3) -> np.ndarray:
     return labels
 
 
-def save_run(folder: Path, shift: tuple[float, float] = (0.0, 0.0)) -> Path:
-    """A run whose registration moves everything by `shift` (y, x) pixels of 2.5 mm."""
-    network = VoxelMorph()
+def save_run(folder: Path, shift: tuple[float, ...] = (0.0, 0.0)) -> Path:
+    """A run whose registration moves everything by `shift`, (y, x) or (z, y, x): pixels of 2.5 mm, and slices."""
+    network = VoxelMorph(through_plane=len(shift) == 3)
     with torch.no_grad():
         network.flow.weight.zero_()
         assert network.flow.bias is not None
@@ -218,6 +218,20 @@ def test_a_shift_arrives_in_labels_fields_and_pictures(
     assert "frame 1 since frame 0" in text
     assert (out / "figures" / "anna.png").read_bytes().startswith(b"\x89PNG")
     assert not (out / "labels" / "bert.nii.gz").exists()
+
+
+def test_what_moves_through_the_slices_is_told_in_mm_too(
+    data: Path, tmp_path: Path, propagate: Command
+) -> None:
+    """Slices lie 8 mm apart, pixels of the registration 2.5 mm; the scan's columns 2 mm, which mm do not see."""
+    run, out = save_run(tmp_path / "run", shift=(1.0, 0.0, 2.0)), tmp_path / "out"
+    told = propagate(run, data / "cohort.csv", "-o", out, "--fields", "--where", "scan=bert")
+    assert told.code == 0, told.err
+    field = read_displacement(out / "fields" / "bert.nii.gz")
+    assert field.into_frame == 2
+    for component, mm in enumerate((8.0, 0.0, 5.0)):
+        np.testing.assert_allclose(field.array[0, component], mm, atol=1e-3)
+    assert "through the slices too" in (out / "propagation.html").read_text(encoding="utf-8")
 
 
 def test_without_fields_none_are_written(
