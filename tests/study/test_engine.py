@@ -150,7 +150,7 @@ def test_arms_asked_for_are_computed_alone_and_a_misspelt_one_is_refused(
 ) -> None:
     study = opened(tmp_path / "study", small_study(), cohort_csv)
     assert [cell.name for cell in pending(study, [LOWER])] == ["source_only/seed-0"]
-    with pytest.raises(SettingsError, match="no arm 'source_onyl'; did you mean 'source_only'"):
+    with pytest.raises(SettingsError, match="no cell of an arm 'source_onyl'; did you mean 'source_only'"):
         pending(study, ["source_onyl"])
 
 
