@@ -137,6 +137,35 @@ def test_the_challenge_needs_someone_to_test(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_unseen_vendors_are_tested_whole_and_seen_ones_in_part(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in M&Ms, methods.md 2.3: two vendors train, four are tested."""
+
+    def unscanned(folder: Path, **asked: Any) -> Cohort:
+        names = enumerate("abcd" * (asked["subjects"] // 4))
+        rows = (Row(f"s{i}", f"s{i}", "bssfp", "none", vendor=v, group=f"g{i // 20}") for i, v in names)
+        return Cohort(tuple(rows), folder=folder)
+
+    monkeypatch.setattr(made, "make_cohort", unscanned)
+    hearts = replace(HEARTS, subjects=40, vendors=list("abcd"), test=4, split="mnms")
+    make(tmp_path, hearts)
+    cohort = read_cohort(tmp_path / "cohort.csv")
+    assert [row.subject for row in cohort] == [f"s{i}" for i in range(40)]
+    assert {row.split for row in cohort.where(vendor=["c", "d"])} == {"test"}
+    seen = cohort.where(vendor=["a", "b"])
+    assert [len(seen.where(split="test", group=group)) for group in ("g0", "g1")] == [2, 2]
+    assert len(seen.where(split="test")) == 4
+
+
+@pytest.mark.parametrize(("subjects", "vendors"), [(40, "ab"), (40, "cd"), (5, "abcd")])
+def test_unseen_vendors_need_seen_ones_beside(tmp_path: Path, subjects: int, vendors: str) -> None:
+    hearts = replace(HEARTS, subjects=subjects, vendors=list(vendors), split="mnms")
+    with pytest.raises(SettingsError, match="split mnms trains on vendors a and b and tests on c and d"):
+        make(tmp_path / "new", hearts, write=full)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_cine_may_give_the_labels_of_two_frames_only(tmp_path: Path) -> None:
     make(
         tmp_path,

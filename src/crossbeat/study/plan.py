@@ -44,7 +44,8 @@ class PhantomSpec(BaseModel, extra="forbid", frozen=True):
     seed: int = Field(0, ge=0, description="of the hearts and of the split")
     split: Split = Field(
         "subjects",
-        description="mscmrseg: by scan and number as in MS-CMRSeg, transductive; `test` is not read",
+        description="mscmrseg: by scan and number as in MS-CMRSeg, transductive; `test` is not read. mnms: vendors c "
+        "and d whole, and `test` of the others",
     )
 
 

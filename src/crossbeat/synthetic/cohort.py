@@ -98,7 +98,7 @@ def make_cohort(
             i,
             seed,
             groups[i % len(groups)],
-            vendors[i // len(groups) % len(vendors)],
+            vendor_of(i, vendors, groups),
             tuple(sequences),
             frames if cine else 1,
         )
@@ -111,6 +111,11 @@ def make_cohort(
     write_cohort(cohort, folder / "cohort.csv")
     _write_truth(folder / "truth.csv", [truth for _, truth in done])
     return cohort
+
+
+def vendor_of(index: int, vendors: Sequence[str], groups: Sequence[str] = GROUPS) -> str:
+    """Whose scanner subject number `index` goes to: another one after each round of the groups."""
+    return vendors[index // len(groups) % len(vendors)]
 
 
 def draw_subject(seed: int, index: int, group: str) -> Heart:

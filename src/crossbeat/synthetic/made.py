@@ -11,14 +11,15 @@ from typing import Any, Final, Literal
 
 from crossbeat.cohort import Cohort, Row, assign_splits, write_cohort
 from crossbeat.errors import RunError, SettingsError
-from crossbeat.synthetic.cohort import CINE_FRAMES, Writer, check_wishes, make_cohort
+from crossbeat.synthetic.cohort import CINE_FRAMES, Writer, check_wishes, make_cohort, vendor_of
 from crossbeat.synthetic.signal import PHANTOM_VERSION
 
 NOTE: Final = "phantom.json"
 """What was asked for; `whole` says whether all of it is there."""
 
-Split = Literal["subjects", "mscmrseg"]
-"""Whole subjects held out; or the scans of a subject apart, by its number, as in the challenge MS-CMRSeg."""
+Split = Literal["subjects", "mscmrseg", "mnms"]
+"""Whole subjects held out, or as a challenge has it. MS-CMRSeg: the scans of a subject apart, by its number. M&Ms: all
+subjects of vendors c and d, and some of the others."""
 
 Annotated = Literal["all", "ed_es"]
 """Frames of a cine whose labels the cohort gives: every one, or ED and ES as most data sets."""
@@ -26,6 +27,7 @@ Annotated = Literal["all", "ed_es"]
 _BEFORE: Final = {"split": "subjects", "annotated": "all", "frames": CINE_FRAMES}
 """What notes of before there was a choice mean."""
 
+_MNMS_UNSEEN: Final = frozenset("cd")
 _MSCMRSEG_TRAIN: Final = 3
 _MSCMRSEG_VALIDATION: Final = 5
 _MSCMRSEG_LABELLED: Final = 35
@@ -40,7 +42,8 @@ class Hearts:
     vendors: list[str]
     cine: bool
     test: float | int
-    """Subjects, or a fraction of them, in the test split; each group gives its share. Not under `mscmrseg`."""
+    """Subjects, or a fraction of them, in the test split; each group gives its share. Not under `mscmrseg`, and under
+    `mnms` of those of vendors a and b."""
     seed: int
     split: Split = "subjects"
     annotated: Annotated = "all"
@@ -65,7 +68,7 @@ def make_once(
     are refused (`SettingsError`, `CohortError`) before anything is written.
     """
     check_wishes(hearts.subjects, hearts.sequences, hearts.vendors, jobs=jobs)
-    _split(_blank_cohort(hearts.subjects), hearts)
+    _split(_blank_cohort(hearts), hearts)
     if not overwrite and _is_whole(folder, hearts, remedy):
         return False
     _note(folder, hearts, whole=False)
@@ -90,6 +93,8 @@ def make_once(
 def _split(cohort: Cohort, hearts: Hearts) -> Cohort:
     if hearts.split == "mscmrseg":
         return _split_as_mscmrseg(cohort)
+    if hearts.split == "mnms":
+        return _split_as_mnms(cohort, hearts)
     if not hearts.test:
         return cohort
     return assign_splits(cohort, test=hearts.test, stratify=["group"], seed=hearts.seed)
@@ -132,9 +137,27 @@ def _split_as_mscmrseg(cohort: Cohort) -> Cohort:
     return replace(cohort, rows=tuple(map(placed, cohort)))
 
 
-def _blank_cohort(subjects: int) -> Cohort:
+def _split_as_mnms(cohort: Cohort, hearts: Hearts) -> Cohort:
+    """Vendors c and d are tested whole, and of a and b as many as asked for (methods.md 2.3)."""
+    unseen = cohort.only(lambda row: row.vendor in _MNMS_UNSEEN)
+    seen = cohort.only(lambda row: row.vendor not in _MNMS_UNSEEN)
+    if not len(unseen) or not len(seen):
+        raise SettingsError(
+            f"split mnms trains on vendors a and b and tests on c and d, got {', '.join(hearts.vendors)}; "
+            "name vendors of both, and enough subjects for each"
+        )
+    if hearts.test:
+        seen = assign_splits(seen, test=hearts.test, stratify=["group"], seed=hearts.seed)
+    split = {row.scan: row.split for row in seen} | dict.fromkeys((row.scan for row in unseen), "test")
+    return replace(cohort, rows=tuple(replace(row, split=split[row.scan]) for row in cohort))
+
+
+def _blank_cohort(hearts: Hearts) -> Cohort:
     """As many subjects without scans, to learn in a moment whether they can be split at all."""
-    rows = (Row(str(i), str(i), "bssfp", "none") for i in range(subjects))
+    rows = (
+        Row(str(i), str(i), "bssfp", "none", vendor=vendor_of(i, hearts.vendors))
+        for i in range(hearts.subjects)
+    )
     return Cohort(tuple(rows), name="phantom")
 
 
