@@ -13,7 +13,15 @@ from scipy import stats
 
 from crossbeat.errors import FileError, RunError, SettingsError
 from crossbeat.statistics import bootstrap_interval, holm
-from crossbeat.study.league import LEAGUE_COLUMNS, Published, breakdown, league, recommend, side_by_side
+from crossbeat.study.league import (
+    LEAGUE_COLUMNS,
+    Published,
+    breakdown,
+    caveat,
+    league,
+    recommend,
+    side_by_side,
+)
 from crossbeat.study.results import read_table, to_latex, write_results
 
 NAN = float("nan")
@@ -474,9 +482,35 @@ def test_a_tie_is_called_one() -> None:
     scores = study({LOWER: 0.5, "a": 0.71, "b": 0.7, "c": 0.7, UPPER: 0.8}, noise=0.03)
     advice = recommend(few(scores), scores["arm"].unique())
     assert advice.beats_runner_up is False
-    assert f"It cannot be told apart from the runner-up, {advice.runner_up} (" in advice.sentences[2]
+    first, *_, third, _, _ = advice.sentences
+    assert first == (
+        "The scores of the 3 methods cannot be told apart, so none is recommended over the others."
+    )
+    assert f"It cannot be told apart from the runner-up, {advice.runner_up} (" in third
     (other,) = {"a", "b", "c"} - {advice.arm, advice.runner_up}
-    assert f"Nor can it from {other}." in advice.sentences[2]
+    assert f"Nor can it from {other}." in third
+
+
+def test_where_nothing_was_found_nobody_is_the_best() -> None:
+    """Every method scores next to nothing, on the patients as they come: some still score more than others."""
+    rng = np.random.default_rng(3)
+    means = {LOWER: 0.0, "a": 0.0, "b": 0.001, UPPER: 0.6}
+    scores = table(
+        *(rows(arm, list(mean + rng.uniform(0, 0.001, 12)), structure="mean") for arm, mean in means.items())
+    )
+    found = few(scores)
+    assert set(found["rank"]) == {0}
+    advice = recommend(found, list(means))
+    assert (advice.arm, advice.runner_up) == ("", "")
+    words = " ".join(advice.sentences)
+    assert "No method found the heart, so none is recommended: mean Dice below 0.01 (a 0.0" in words
+    assert "best" not in words
+    assert re.search(r"Mean Dice of the bounds: source_only 0\.00\d and target_supervised 0\.60\d\.", words)
+    assert r"\textbf" not in to_latex(found)
+    bounds = found[found["arm"] == LOWER]
+    words = " ".join(recommend(pd.concat([bounds, bounds.assign(arm=UPPER)]), [LOWER, UPPER]).sentences)
+    assert "No arm found the heart, so none is recommended" in words
+    assert "found the heart" not in told(study({LOWER: 0.5, "a": 0.6, UPPER: 0.8}))
 
 
 def test_what_only_the_seeds_drew_is_not_called_a_difference() -> None:
@@ -532,14 +566,13 @@ def test_few_patients_give_no_interval_and_no_verdict() -> None:
 def test_what_a_reader_must_know_besides_is_said() -> None:
     scores = study({LOWER: 0.5, "a": 0.6, "b": 0.7, UPPER: 0.8}, seeds=2)
     short = scores[(scores["arm"] != "a") | (scores["seed"] == 0)]
-    words = told(short, [LOWER, "a", "b", "broken", UPPER], size="demo", reference="a")
+    words = told(short, [LOWER, "a", "b", "broken", UPPER], reference="a")
     assert "Without scores, and so left out: broken." in words
-    assert "Demonstration size" in words
-    assert "it is not a result" in words
     assert "not all arms have the same: a on 12 patients and 1 seed." in words
     assert "so it is better than source_only" in words  # which was not the reference
-    assert "Bench size" in told(scores, size="bench")
-    assert "size" not in told(scores)
+    assert "it is not a result" in caveat("demo")
+    assert caveat("bench").startswith("Bench size")
+    assert caveat("full") == ""
 
 
 def test_without_a_mean_of_all_three_the_headline_is_the_widest_mean() -> None:

@@ -60,9 +60,41 @@ def test_arms_are_recommended_among_those_that_see_as_many_target_labels(
 def test_a_single_budget_needs_no_heading(small_study: Callable[..., Study]) -> None:
     arms = {"free": {"settings": {"augmentation": "none"}}}
     said = Result(evidence(small_study(arms=arms), {LOWER: 0.5, "free": 0.6, UPPER: 0.8})).sentences
-    assert said[0].startswith("free has the best mean Dice")
+    assert said[1].startswith("free has the best mean Dice")
     bounds = Result(evidence(small_study(), {LOWER: 0.5, UPPER: 0.8})).sentences
-    assert bounds[0].startswith("Only the bounds can be shown")
+    assert bounds[1].startswith("Only the bounds can be shown")
+
+
+def test_what_a_small_size_takes_away_is_said_before_any_verdict(
+    small_study: Callable[..., Study], tmp_path: Path
+) -> None:
+    made = evidence(small_study(title="Two arms"), {LOWER: 0.5, UPPER: 0.8})
+    shown = present_evidence(made, tmp_path)
+    assert shown.title == "Two arms (demonstration size, not a result)"
+    assert shown.sentences[0].startswith("Demonstration size: ")
+    page = shown.page.read_text()
+    assert page.index("demonstration size, not a result") < page.index("<h1>")
+    full = Evidence(made.study.model_copy(update={"size": "full"}), made.cells, made.scores)
+    shown = present_evidence(full, tmp_path)
+    assert shown.title == "Two arms"
+    assert "size" not in shown.sentences[0]
+
+
+def test_nobody_is_called_the_highest_where_no_method_found_the_heart(
+    small_study: Callable[..., Study], tmp_path: Path
+) -> None:
+    arms = {
+        "a": {"settings": {"augmentation": "none"}},
+        "b": {"settings": {"augmentation": "light", "batch_size": 3}},
+    }
+    made = evidence(small_study(arms=arms), {LOWER: 0.5, "a": 0.0, "b": 0.0, UPPER: 0.8})
+    lost = made.scores["arm"].isin(["a", "b"])
+    made.scores.loc[lost, "value"] = made.scores.loc[lost, "value"].abs() / 100
+    shown = present_evidence(made, tmp_path)
+    assert "No method found the heart" in " ".join(shown.sentences)
+    page = shown.page.read_text()
+    assert "Highest of" not in page
+    assert "the best" not in page
 
 
 def test_evidence_alone_gives_a_page_and_the_lines_for_a_terminal(

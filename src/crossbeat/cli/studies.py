@@ -147,7 +147,7 @@ def _compute(folder: StudyFolder, arms: list[str], engine: Engine, address: str,
         )
     shown = present(folder)
     if shown.rows:
-        console.table(folder.study.title, shown.head, shown.rows)
+        console.table(shown.title, shown.head, shown.rows)
     for sentence in shown.sentences:
         console.say(sentence)
     failed = [outcome for outcome in outcomes if outcome.problem]

@@ -43,7 +43,7 @@ from crossbeat.report.study_tables import (
 )
 from crossbeat.report.study_view import ArmView, StudyView
 from crossbeat.report.tables import METRIC_NAMES, value_name
-from crossbeat.report.wording import count, duration, memory, number, p_value, percent, signed
+from crossbeat.report.wording import NOTHING_FOUND, count, duration, memory, number, p_value, percent, signed
 from crossbeat.report.writing import write_whole
 from crossbeat.statistics import FEWEST_PATIENTS
 
@@ -124,7 +124,8 @@ class StudyPage:
 
     @property
     def size_word(self) -> str:
-        return SIZES[self.view.size][0] if self.view.size in SIZES else ""
+        """What is to be known of the size before all else, for the head of the page."""
+        return SIZES[self.view.size][1].rstrip(".").lower() if self.view.size in SIZES else ""
 
     @property
     def folded(self) -> tuple[tuple[str, str], ...]:
@@ -259,13 +260,16 @@ def banners(view: StudyView) -> Iterator[Banner]:
 
 
 def key_figures(view: StudyView, league: League) -> Iterator[tuple[str, Standing, str]]:
-    """(what it is, its figures, the arm) of the lower bound, the highest other arm and the upper bound."""
+    """(what it is, its figures, the arm) of the lower bound, the highest other arm and the upper bound.
+
+    Where no other arm found the heart, none of them is called the highest.
+    """
     found = {a.name: s for a in view.arms if (s := league.of(a.name, league.headline, "dice")) is not None}
     found = {name: s for name, s in found.items() if math.isfinite(s.mean)}
     others = [found[a.name] for a in view.arms if not a.bound and a.name in found]
     for arm in (a for a in view.arms if a.bound == "lower" and a.name in found):
         yield "Lower bound", found[arm.name], arm.name
-    if others:
+    if others and (len(others) == 1 or max(s.mean for s in others) >= NOTHING_FOUND):
         best = max(others, key=lambda s: s.mean)
         yield (
             (f"Highest of the {len(others)} other arms" if len(others) > 1 else "The other arm"),

@@ -8,6 +8,9 @@ from typing import Final
 DIGITS: Final = {"": 3, "mm": 2, "voxel": 2, "ml": 1, "g": 1, "percent": 1}
 """Decimals that a number of this unit deserves."""
 
+NOTHING_FOUND: Final = 0.01
+"""A mean Dice below this one is no segmentation of anything: nobody is called the best of such."""
+
 
 def number(value: float, unit: str) -> str:
     """A number with the decimals that its unit deserves; a dash where it is undefined."""

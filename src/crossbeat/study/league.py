@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from crossbeat.errors import RunError, SettingsError, did_you_mean
+from crossbeat.report.wording import NOTHING_FOUND
 from crossbeat.statistics import (
     DRAWS,
     Values,
@@ -26,13 +27,14 @@ from crossbeat.statistics import (
     wilcoxon,
 )
 from crossbeat.study.published import Published, side_by_side
-from crossbeat.study.recommendation import Recommendation, recommend
+from crossbeat.study.recommendation import Recommendation, caveat, recommend
 
 __all__ = [
     "LEAGUE_COLUMNS",
     "Published",
     "Recommendation",
     "breakdown",
+    "caveat",
     "league",
     "recommend",
     "side_by_side",
@@ -81,7 +83,7 @@ def league(
     better side of the lower one with its whole interval.
 
     `rank` orders the arms between the bounds by their mean over what all of them have, 1 the best (0 for a bound, and
-    for all where they share nothing). `to_best` (arm - best) and
+    for all where they share nothing or none has a Dice or Jaccard that is worth the name). `to_best` (arm - best) and
     its interval compare an arm with that best one as with the reference; `p_best` is corrected by Holm's rule for the
     arms so compared.
 
@@ -196,7 +198,9 @@ def _compare(rows: pd.DataFrame, arms: Sequence[str], how: _How) -> list[dict[st
         lines.append(line)
     between = [arm for arm in there if arm not in (how.lower, how.upper)]
     shared = zip(between, arena.together(*between) if between else [], strict=True)
-    beside = _against_best(arena, {arm: better * crossed_mean(table) for arm, table in shared}, how)
+    goodness = {arm: better * crossed_mean(table) for arm, table in shared}
+    found = better < 0 or any(good >= NOTHING_FOUND for good in goodness.values())
+    beside = _against_best(arena, goodness, how) if found else {}
     nothing = {"rank": 0} | dict.fromkeys(_TO_BEST, _NAN)
     return [line | nothing | beside.get(str(line["arm"]), {}) for line in lines]
 

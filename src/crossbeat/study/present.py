@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from crossbeat.cohort import Cohort, Row
 from crossbeat.data.predictions import prediction_reader
 from crossbeat.report import ArmView, StudyView, write_study_report
+from crossbeat.report.banners import SIZES
 from crossbeat.study.cell import at_work, state
 from crossbeat.study.evidence import TARGET, Evidence, collect, merge, read_evidence, write_evidence
 from crossbeat.study.folder import StudyFolder
-from crossbeat.study.league import Recommendation, breakdown, league, recommend, side_by_side
+from crossbeat.study.league import Recommendation, breakdown, caveat, league, recommend, side_by_side
 from crossbeat.study.plan import LOWER, UPPER, Cell
 from crossbeat.study.process import last_words
 from crossbeat.study.results import write_results
@@ -61,7 +62,14 @@ class Result:
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:
-        """What to take, in words: of the arms without a target label and of those with some, each among its like."""
+        """What to take, in words: of the arms without a target label and of those with some, each among its like.
+
+        What the study's size takes away from it comes first.
+        """
+        first = caveat(self.evidence.study.size)
+        return (*([first] if first else []), *self._advised())
+
+    def _advised(self) -> tuple[str, ...]:
         budgets = {
             "Without a target label": [arm for arm in self._between if not self._sees_labels(arm)],
             "With target labels": [arm for arm in self._between if self._sees_labels(arm)],
@@ -91,7 +99,7 @@ class Result:
         arms = [LOWER, *between, UPPER]
         reference = study.reference if study.reference in arms else LOWER
         found = league(scores[scores["arm"].isin(arms)], reference=reference)
-        return recommend(found, arms, size=study.size)
+        return recommend(found, arms)
 
     def _sees_labels(self, arm: str) -> bool:
         return self.evidence.study.recipe(arm).target_labels == "train"
@@ -102,6 +110,8 @@ class Shown:
     """The page of a study, and what of it fits a terminal."""
 
     page: Path
+    title: str
+    """Of the table; it says so where the study's size makes it no result."""
     head: list[str]
     rows: list[list[str]]
     sentences: tuple[str, ...]
@@ -158,7 +168,14 @@ def _show(view: StudyView) -> Shown:
         if len(view.league) and arm.finished
     ]
     remark = (f"{NOMINAL} nominal: the spacing of {view.nominal_scans} scans is a stand-in",)
-    return Shown(page, head, rows, view.recommendation + (remark if nominal else ()))
+    size = SIZES[view.size][1].rstrip(".").lower() if view.size in SIZES else ""
+    return Shown(
+        page,
+        f"{view.title} ({size})" if size else view.title,
+        head,
+        rows,
+        view.recommendation + (remark if nominal else ()),
+    )
 
 
 def _line(arm: str, table: pd.DataFrame, *, nominal: bool) -> list[str]:

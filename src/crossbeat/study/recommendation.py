@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from crossbeat.report.wording import p_value
+from crossbeat.report.wording import NOTHING_FOUND, p_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,12 +21,17 @@ _SIZES: Final = {
 }
 
 
+def caveat(size: str) -> str:
+    """What must be said of a study's size before any verdict; '' of a full one."""
+    return _SIZES.get(size, "")
+
+
 @dataclass(frozen=True)
 class Recommendation:
     """What a study advises, from the league alone."""
 
     arm: str
-    """The arm between the bounds with the best mean Dice; empty where there is none."""
+    """The arm between the bounds with the best mean Dice; empty where there is none, or none that found a heart."""
     runner_up: str
     beats_reference: bool | None
     """Whether it is better than the reference arm and told apart from it; None where nobody tested that."""
@@ -38,7 +43,6 @@ def recommend(
     league: pd.DataFrame,
     arms: Iterable[str],
     *,
-    size: Literal["full", "bench", "demo"] = "full",
     lower: str = "source_only",
     upper: str = "target_supervised",
 ) -> Recommendation:
@@ -46,7 +50,7 @@ def recommend(
 
     `arms` are those of the study, whether they have scores or not. The structure is `mean`, else the mean over most
     structures, else the first one. Two arms are told apart where Holm's corrected p is below 0.05 and the interval of
-    their difference, which knows of seeds, leaves out 0.
+    their difference, which knows of seeds, leaves out 0. Arms that found next to nothing are not recommended.
     """
     names = list(arms)
     dice = league[league["metric"] == "dice"]
@@ -54,10 +58,12 @@ def recommend(
     rows = {str(line["arm"]): line for line in dice[dice["structure"] == structure].to_dict("records")}
     missing = [name for name in names if name not in rows]
     last = [f"Without scores, and so left out: {', '.join(missing)}."] if missing else []
-    last += [_SIZES[size]] if size in _SIZES else []
+    between = [name for name in names if name not in (lower, upper)]
+    if _nothing_found([rows[name] for name in between if name in rows] or list(rows.values())):
+        return Recommendation("", "", None, None, (*_no_heart(rows, between, structure), *last))
     ranked = sorted((arm for arm in rows if _rank(rows[arm]) > 0), key=lambda arm: _rank(rows[arm]))
     if not ranked:
-        told = _only_bounds(rows, [n for n in names if n not in (lower, upper)], structure, lower, upper)
+        told = _only_bounds(rows, between, structure, lower, upper)
         return Recommendation("", "", None, None, (*told, *last))
     best, line = ranked[0], rows[ranked[0]]
     runner_up = ranked[1] if len(ranked) > 1 else ""
@@ -65,6 +71,7 @@ def recommend(
     ahead_of_reference = apart if apart is None else apart and line["difference"] > 0
     ahead_of_next = _behind(rows[runner_up]) if runner_up else None
     sentences = (
+        _alike(rows, ranked),
         _best(best, line, structure),
         _beside_reference(best, line, apart),
         _beside_next(runner_up, rows, ahead_of_next),
@@ -88,6 +95,12 @@ def _headline(structures: Iterable[str]) -> str:
 
 def _rank(line: Line) -> int:
     return int(line["rank"])
+
+
+def _nothing_found(lines: Iterable[Line]) -> bool:
+    """Whether there are figures, and none of them is that of an arm that found the heart."""
+    means = [line["mean"] for line in lines if not math.isnan(line["mean"])]
+    return bool(means) and max(means) < NOTHING_FOUND
 
 
 def _apart(line: Line, difference: str, p: str) -> bool | None:
@@ -116,9 +129,35 @@ def _figures(line: Line, difference: str, p: str) -> str:
     return told
 
 
+def _no_heart(rows: Mapping[str, Line], between: list[str], structure: str) -> list[str]:
+    """What is said where there is nothing to recommend, since nothing was found."""
+    methods = [name for name in between if name in rows]
+    figures = ", ".join(f"{name} {rows[name]['mean']:.3f}" for name in methods or rows)
+    told = [
+        f"No {'method' if methods else 'arm'} found the heart, so none is recommended: "
+        f"{_what(structure)} below {NOTHING_FOUND:g} ({figures})."
+    ]
+    others = [f"{name} {rows[name]['mean']:.3f}" for name in rows if methods and name not in methods]
+    told += [f"{_capital(_what(structure))} of the bounds: {' and '.join(others)}."] if others else []
+    return [*told, "Slices and learning curves show whether the training was too short."]
+
+
+def _alike(rows: Mapping[str, Line], ranked: list[str]) -> str:
+    if len(ranked) < 2 or any(_behind(rows[arm]) is not False for arm in ranked[1:]):
+        return ""
+    return f"The scores of the {len(ranked)} methods cannot be told apart, so none is recommended over the others."
+
+
+def _what(structure: str) -> str:
+    return "mean Dice" if structure == "mean" else f"Dice ({structure})"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
 def _best(best: str, line: Line, structure: str) -> str:
-    what = "mean Dice" if structure == "mean" else f"Dice ({structure})"
-    return f"{best} has the best {what} of the methods: {line['mean']:.3f}{_interval(line, 'low', 'high')}."
+    return f"{best} has the best {_what(structure)} of the methods: {line['mean']:.3f}{_interval(line, 'low', 'high')}."
 
 
 def _interval(line: Line, low: str, high: str, say: Callable[[float], str] = "{:.3f}".format) -> str:
@@ -223,8 +262,7 @@ def _only_bounds(
     figures = " and ".join(
         f"{arm} {rows[arm]['mean']:.3f}{_interval(rows[arm], 'low', 'high')}" for arm in there
     )
-    what = "Mean Dice" if structure == "mean" else f"Dice ({structure})"
-    told.append(f"{what}: {figures}.")
+    told.append(f"{_capital(_what(structure))}: {figures}.")
     if math.isnan(rows[there[-1]]["gap_closed"]):
         told.append(f"There is no gap to close yet: {_why_no_gap(lower, upper)}.")
     counts = {(int(rows[a]["n_patients"]), int(rows[a]["n_seeds"])) for a in there}
