@@ -526,6 +526,10 @@ def test_a_training_that_could_not_begin_leaves_no_folder_in_the_way(
         ("train supervised {csv} -o {new} --set stepz=3", "no setting 'stepz'; did you mean 'steps'?"),
         ("train supervised {csv} -o {new} --set steps", "--set steps: write key=value"),
         ("train supervised {csv} -o {new} --set 'source={{a'", "is not YAML"),
+        (
+            "train supervised {csv} -o {new} --set network_arguments.width=4",
+            "no dots; write --set 'network_arguments={width: 4}', which replaces all of network_arguments",
+        ),
         ("train supervised {csv} -o {new} --recipe {new}.yaml", "there is no such recipe"),
         ("train supervised {new}.csv -o {new}", "cannot be read (No such file or directory)"),
         ("train supervised {csv} -o {folder}", "already holds files; add --resume"),

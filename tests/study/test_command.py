@@ -96,6 +96,10 @@ def test_a_study_ends_in_a_page_its_tables_and_evidence_that_can_be_kept(
             ["study", "FILE", "CSV", "-o", "OUT", "--set", "target={sequence: t2}"],
             "no scan is the study's target",
         ),
+        (
+            ["study", "FILE", "CSV", "-o", "OUT", "--set", "phantom.test=4"],
+            "no dots; write --set 'phantom={test: 4}', which replaces all of phantom, or change the file",
+        ),
         (["study", "FILE", "CSV", "-o", "OUT", "--engine", "spark"], "'spark' is none of local, ray"),
         (["study", "FILE", "CSV", "-o", "OUT", "--arms", "source_onyl"], "did you mean 'source_only'"),
         (["study", "FILE", "none.csv", "-o", "OUT"], "none.csv: cannot be read"),
@@ -131,10 +135,13 @@ def test_a_misspelt_method_or_setting_of_an_arm_is_refused_before_anything_is_ma
     across = "source: {sequence: bssfp}\ntarget: {sequence: lge}\nfolds: 2\nsize: demo\n"
     path.write_text(across + "arms: {a: {method: supervized}}\n")
     code, _, complaint = say("study", path, cohort_csv, "-o", out)
-    assert (code, "did you mean 'supervised'" in complaint) == (2, True)
+    assert (code, f"{path}: arms.a.method: " in complaint) == (2, True)
+    assert "did you mean 'supervised'" in complaint
     path.write_text(across + "arms: {a: {settings: {augmentatoin: none}}}\n")
     code, _, complaint = say("study", path, cohort_csv, "-o", out)
-    assert (code, "arm a: no setting 'augmentatoin'; did you mean" in complaint) == (2, True)
+    assert (code, f"{path}: arm a: no setting 'augmentatoin'; did you mean" in complaint) == (2, True)
+    code, _, complaint = say("study", path, cohort_csv, "-o", out, "--dry-run")
+    assert (code, f"{path}: arm a: no setting 'augmentatoin'; did you mean" in complaint) == (2, True)
     assert not (out / "cells").exists()
 
 
@@ -142,9 +149,15 @@ def test_a_misspelt_method_or_setting_of_an_arm_is_refused_before_anything_is_ma
 def test_a_dry_run_tells_the_cost_of_each_arm_and_trains_nothing(
     say: Say, study_yaml: Callable[..., Path], cohort_csv: Path, tmp_path: Path
 ) -> None:
-    code, told, _ = say(
-        "study", study_yaml(), cohort_csv, "-o", tmp_path / "out", "--dry-run", "--device", "cpu"
-    )
+    out = tmp_path / "out"
+    words = ["study", study_yaml(), cohort_csv, "-o", out, "--dry-run", "--device", "cpu"]
+    code, told, _ = say(*words)
     assert code == 0
-    assert re.search(r"target_supervised\s.*segmentation\s.*2\s.*6", told)
-    assert not (tmp_path / "out").exists()
+    assert re.search(r"target_supervised\s.*segmentation\s.*2\s.*2\s.*6", told)
+    assert re.search(r"^3 trainings, one after the other about \S+ s; predicting and", told, re.MULTILINE)
+    assert not out.exists()
+    say(*words[:5], "--device", "cpu", "--arms", "source_only")
+    code, told, _ = say(*words)
+    assert code == 0
+    assert re.search(r"source_only\s.*segmentation\s.*1\s.*0\s.*6", told)
+    assert re.search(r"^3 trainings, .*; 1 finished, 2 left: about \S+ s; predicting", told, re.MULTILINE)

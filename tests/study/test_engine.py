@@ -17,11 +17,12 @@ from safetensors.numpy import load_file
 from crossbeat.data.nifti import read_volume
 from crossbeat.errors import CohortError, RunError, SettingsError
 from crossbeat.study.cell import run_cell, state
-from crossbeat.study.engine import compute, estimate, pending, position
+from crossbeat.study.engine import Cost, compute, estimate, pending, position, told_total
 from crossbeat.study.folder import Means, StudyFolder
 from crossbeat.study.local import Outcome
 from crossbeat.study.plan import LOWER, Study
 from crossbeat.study.present import present
+from crossbeat.training import Estimate
 
 pytestmark = pytest.mark.slow
 Make = Callable[..., Study]
@@ -166,13 +167,25 @@ def test_what_a_study_would_cost_is_told_and_nothing_is_written(
     tmp_path: Path, cohort_csv: Path, small_study: Make
 ) -> None:
     study = opened(tmp_path / "study", small_study(), cohort_csv)
-    rows = estimate(study.cells, study.means)
-    assert [row[:4] for row in rows] == [
-        ["source_only", "segmentation", "1", "6"],
-        ["target_supervised", "segmentation", "2", "6"],
+    costs = estimate(study.cells, study.means)
+    assert [cost.told()[:5] for cost in costs] == [
+        ["source_only", "segmentation", "1", "1", "6"],
+        ["target_supervised", "segmentation", "2", "2", "6"],
     ]
     assert not (study.path / "cells").exists()
     assert not Path("estimate").exists()
+
+
+def test_the_time_of_a_study_is_that_of_all_its_stages_and_trainings() -> None:
+    costs = [
+        Cost("a", "warm-up", 4, 1, Estimate(10, 100, 30.0, 5.0)),
+        Cost("a", "last", 4, 1, Estimate(10, 100, 30.0, 5.0)),
+        Cost("b", "last", 2, 2, Estimate(10, 100, 60.0, 5.0)),
+    ]
+    assert told_total(costs) == (
+        "6 trainings, one after the other about 6 min 00 s; 3 finished, 3 left: about 3 min 00 s"
+    )
+    assert told_total(costs[2:]) == "2 trainings, one after the other about 2 min 00 s"
 
 
 def test_a_folder_of_something_else_is_not_taken(tmp_path: Path, cohort_csv: Path, small_study: Make) -> None:
@@ -182,7 +195,7 @@ def test_a_folder_of_something_else_is_not_taken(tmp_path: Path, cohort_csv: Pat
     with pytest.raises(RunError, match=r"is no study \(no study.yaml\)"):
         assert StudyFolder(tmp_path).cells
     opened(tmp_path / "study", small_study(), cohort_csv)
-    with pytest.raises(RunError, match="holds the study 'small', not 'other'"):
+    with pytest.raises(RunError, match=r"holds the study 'small', not 'other'.*write `name: small` there"):
         opened(tmp_path / "study", small_study(name="other"), cohort_csv)
 
 

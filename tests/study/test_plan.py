@@ -159,7 +159,7 @@ def test_settings_of_the_study_reach_every_arm_and_an_arm_has_the_last_word() ->
     [
         (
             {"arms": {"a": {"method": "supervized"}}},
-            "method 'supervized' does not exist; did you mean 'supervised'",
+            "study: arms.a.method: this method does not exist; did you mean 'supervised'",
         ),
         ({"seads": [1]}, "no setting 'seads'; did you mean 'seeds'"),
         ({"arms": {"a": {"setings": {}}}}, "arms.a.setings"),
@@ -181,6 +181,7 @@ def test_a_study_file_with_a_mistake_is_refused_by_name(changes: dict[str, Any],
             {"arms": {"a": {"settings": {"augmentatoin": "none"}}}},
             "arm a: no setting 'augmentatoin'; did you mean",
         ),
+        ({"arms": {"a": {"settings": {"profile": "cod"}}}}, "arm a: profile 'cod' does not exist"),
         ({"arms": {"a": {"settings": {"size": "full"}}}}, "arm a: size is the study's, demo"),
         ({"arms": {"a": {"settings": {"target": {"sequence": "t2"}}}}}, "arm a: target is the study's"),
         ({"arms": {"a": {"settings": {"steps": 200}}}}, "unequally often .*a 200.*equal_updates: false"),
@@ -199,6 +200,22 @@ def test_an_arm_with_a_mistake_is_refused_before_anything_is_trained(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         plan(study(**changes), cohort())
+
+
+def test_unequal_updates_are_refused_with_what_makes_them_up() -> None:
+    small = {"source_only": {"settings": {"steps": 6}}}
+    unequal = study(methods="all", arms=small)
+    with pytest.raises(SettingsError, match=r"often \(source_only 6, weak_transfer 600, ") as refused:
+        plan(unequal, cohort())
+    assert "(supervised: steps; weak_transfer: warmup_steps + adversarial_steps)" in str(refused.value)
+    own = {"warmup_steps": 4, "adversarial_steps": 2, "steps_per_round": 2}
+    upper = {"source": ACROSS["target"], "target_labels": "train", "steps": 6}
+    arms = {
+        **small,
+        "weak_transfer": {"method": "weak_transfer", "settings": own},
+        UPPER: {"settings": upper},
+    }
+    assert plan(study(methods="all", arms=arms), cohort())
 
 
 def test_unequal_updates_are_allowed_where_the_study_says_so() -> None:

@@ -111,6 +111,20 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def undotted(changes: list[str]) -> list[str]:
+    """The `key=value` texts of `--set`; one that reaches into a setting by a dot is refused with what to write."""
+    for change in changes:
+        key, equals, value = change.partition("=")
+        first, dot, inner = key.strip().partition(".")
+        if equals and dot:
+            nested = "".join(f"{{{part}: " for part in inner.split("."))
+            whole = f"{first}={nested}{value}{'}' * nested.count('{')}"
+            raise SettingsError(
+                f"--set {change}: no dots; write --set '{whole}', which replaces all of {first}, or change the file"
+            )
+    return changes
+
+
 def refuse_unused(beside: str, **given: object) -> None:
     """Refuse options and arguments that would do nothing beside another one: the first that was given."""
     for name, value in given.items():

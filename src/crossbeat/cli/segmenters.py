@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crossbeat.cli.options import Csv, Device, Everything, Seed, Where, app, choice, cohort_at, pick
+from crossbeat.cli.options import Csv, Device, Everything, Seed, Where, app, choice, cohort_at, pick, undotted
 from crossbeat.errors import SettingsError, did_you_mean
 from crossbeat.methods import METHODS
 
@@ -43,7 +43,7 @@ def train(
         raise SettingsError(f"method {method!r} does not exist; {did_you_mean(method, METHODS)}")
     from crossbeat.training import Run
 
-    settings = METHODS[method].settings.load(recipe, changes)
+    settings = METHODS[method].settings.load(recipe, undotted(changes))
     cohort = cohort_at(cohort_csv)
     run = Run(
         out,

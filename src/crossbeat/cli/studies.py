@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crossbeat.cli.options import Device, app, choice, cohort_at, refuse_unused, words
+from crossbeat.cli.options import Device, app, choice, cohort_at, refuse_unused, undotted, words
 from crossbeat.errors import SettingsError
 
 if TYPE_CHECKING:
     from crossbeat.study.engine import Engine
     from crossbeat.study.folder import Means, StudyFolder
-    from crossbeat.study.plan import Study
+    from crossbeat.study.plan import Cell, Study
 
 
 StudyYaml = Annotated[
@@ -73,9 +75,9 @@ def study(
     refuse_unused(f"--engine {where}", **({"jobs": jobs > 1} if where == "ray" else {"address": address}))
     from crossbeat.study.engine import settled
     from crossbeat.study.folder import Means, StudyFolder
-    from crossbeat.study.plan import Study
+    from crossbeat.study.plan import Study, plan
 
-    asked, folder = Study.load(study_yaml, changes), StudyFolder(out)
+    asked, folder = Study.load(study_yaml, undotted(changes)), StudyFolder(out)
     folder.refuse_foreign(asked)
     cohort_csv = cohort_csv or _phantom_of(asked, folder)
     means = Means(
@@ -84,9 +86,14 @@ def study(
         threads or folder.threads(jobs, shared=where == "local"),
     )
     if dry_run:
-        _tell_cost(asked, cohort_csv, means, words(arms))
-    else:
-        _compute(folder.open(asked, cohort_csv, settled(means)), words(arms), where, address, jobs)
+        with _named(study_yaml):
+            cells = plan(asked, cohort_at(cohort_csv))
+        _tell_cost(folder, cells, means, words(arms))
+        return
+    means = settled(means)
+    with _named(study_yaml):
+        opened = folder.open(asked, cohort_csv, means)
+    _compute(opened, words(arms), where, address, jobs)
 
 
 @app.command()
@@ -105,14 +112,25 @@ def demo(
     _compute(folder.open(asked, _phantom_of(asked, folder), means), [], "local", "", jobs)
 
 
-def _tell_cost(asked: Study, cohort_csv: Path, means: Means, arms: list[str]) -> None:
+@contextmanager
+def _named(study_yaml: Path) -> Iterator[None]:
+    """Say of settings that cannot be planned in which file they stand."""
+    try:
+        yield
+    except SettingsError as error:
+        raise SettingsError(f"{study_yaml}: {error}") from error
+
+
+def _tell_cost(folder: StudyFolder, cells: list[Cell], means: Means, arms: list[str]) -> None:
     """From a few real steps of every arm, or of those asked for; nothing is written."""
     from crossbeat import console
-    from crossbeat.study.engine import estimate, of_arms
-    from crossbeat.study.plan import plan
+    from crossbeat.study.engine import estimate, of_arms, told_total, unfinished
 
-    head = ["Arm", "Stage", "Trainings", "Updates", "Parameters", "Memory", "Time of one"]
-    console.table("", head, estimate(of_arms(plan(asked, cohort_at(cohort_csv)), arms), means))
+    asked = of_arms(cells, arms)
+    costs = estimate(asked, means, unfinished(folder, asked))
+    head = ["Arm", "Stage", "Trainings", "Left", "Updates", "Parameters", "Memory", "Time of one"]
+    console.table("", head, [cost.told() for cost in costs])
+    console.say(f"{told_total(costs)}; predicting and scoring come on top")
     console.then("the same command without --dry-run")
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from crossbeat.errors import SettingsError, did_you_mean
 from crossbeat.methods import METHODS
+from crossbeat.report.wording import count, duration
 from crossbeat.study.cell import state
 from crossbeat.study.folder import Means, Precision, StudyFolder
 from crossbeat.study.local import Outcome, Told, run_locally
 from crossbeat.study.plan import Cell
-from crossbeat.training import Run
+from crossbeat.training import Estimate, Run
 
 ENGINES: Final = ("local", "ray")
 Engine = Literal["local", "ray"]
@@ -21,7 +22,12 @@ Engine = Literal["local", "ray"]
 
 def pending(study: StudyFolder, arms: Sequence[str] = ()) -> list[Cell]:
     """Cells that have no scores yet, in the order of the plan; of some arms only where they are named."""
-    return [cell for cell in of_arms(study.cells, arms) if state(cell, study.cell(cell)) != "done"]
+    return unfinished(study, of_arms(study.cells, arms))
+
+
+def unfinished(study: StudyFolder, cells: Sequence[Cell]) -> list[Cell]:
+    """Those of the cells that have no scores in the folder of a study, which may not be there yet."""
+    return [cell for cell in cells if state(cell, study.cell(cell)) != "done"]
 
 
 def of_arms(cells: Sequence[Cell], arms: Sequence[str]) -> list[Cell]:
@@ -75,16 +81,45 @@ def settled(means: Means) -> Means:
     return replace(means, precision=cast(Precision, found.partition("-")[0]))
 
 
-def estimate(cells: Sequence[Cell], means: Means) -> list[list[str]]:
-    """What each arm would cost, from a few real steps of its first cell: a line a stage. Nothing is written."""
-    rows = []
+@dataclass(frozen=True)
+class Cost:
+    """What one stage of an arm costs, and how many of the arm's cells are to be trained and are not yet finished."""
+
+    arm: str
+    stage: str
+    trainings: int
+    left: int
+    found: Estimate
+
+    def told(self) -> list[str]:
+        """A line of the table of costs."""
+        return [self.arm, self.stage, str(self.trainings), str(self.left), *self.found.told()]
+
+
+def estimate(cells: Sequence[Cell], means: Means, left: Sequence[Cell] | None = None) -> list[Cost]:
+    """What each arm would cost, from a few real steps of its first cell: one a stage. Nothing is written.
+
+    `left` are the cells that are not finished; all, where it is not said.
+    """
+    costs = []
+    waiting = [cell.arm for cell in (cells if left is None else left)]
     for name in dict.fromkeys(cell.arm for cell in cells):
         mine = [cell for cell in cells if cell.arm == name]
         run = Run(Path("estimate"), seed=mine[0].seed, device=means.device, estimates={}, progress=False)
         METHODS[mine[0].method].train(mine[0].cohort, mine[0].settings, run)
         for stage, found in (run.estimates or {}).items():
-            rows.append([name, stage, str(len(mine)), *found.told()])
-    return rows
+            costs.append(Cost(name, stage, len(mine), waiting.count(name), found))
+    return costs
+
+
+def told_total(costs: Sequence[Cost]) -> str:
+    """All trainings of a study and those that are left, with the time that they take one after the other."""
+    arms = {cost.arm: cost for cost in costs}.values()
+    trainings, left = sum(cost.trainings for cost in arms), sum(cost.left for cost in arms)
+    whole = duration(sum(cost.trainings * cost.found.seconds for cost in costs))
+    rest = duration(sum(cost.left * cost.found.seconds for cost in costs))
+    every = f"{count(trainings, 'training')}, one after the other about {whole}"
+    return every if left == trainings else f"{every}; {trainings - left} finished, {left} left: about {rest}"
 
 
 def _last_step(file: Path) -> str:

@@ -70,7 +70,9 @@ class StudyFolder:
                 raise RunError(f"{self.path}: holds files, but no study; choose another folder with -o")
         elif (there := StudyFolder(self.path).study.name) != study.name:
             raise RunError(
-                f"{self.path}: holds the study {there!r}, not {study.name!r}; choose another folder with -o"
+                f"{self.path}: holds the study {there!r}, not {study.name!r}. A study goes by `name:` in its file, "
+                f"else by the file's own name: write `name: {there}` there to go on with it, or choose another "
+                "folder with -o"
             )
 
     def open(self, study: Study, cohort_csv: Path, means: Means) -> StudyFolder:

@@ -65,8 +65,8 @@ class ArmSpec(BaseModel, extra="forbid", frozen=True):
     @field_validator("method")
     @classmethod
     def _refuse_unknown(cls, name: str) -> str:
-        if name not in METHODS:
-            raise SettingsError(f"method {name!r} does not exist; {did_you_mean(name, METHODS)}")
+        if name not in METHODS:  # as pydantic wants to hear it, which then says where it stands
+            raise ValueError(f"this method does not exist; {did_you_mean(name, METHODS)}")
         return name
 
 
@@ -130,7 +130,11 @@ class Study(BaseModel, extra="forbid", frozen=True):
         arm = self.arms[name]
         shared = {"source": self.source, "target": self.target, "size": self.size} | self.settings
         values = {**shared, **arm.settings}
-        found = METHODS[arm.method].settings.of(values, f"arm {name}")
+        try:
+            found = METHODS[arm.method].settings.of(values, f"arm {name}")
+        except SettingsError as error:
+            said = str(error)
+            raise SettingsError(said if said.startswith(f"arm {name}: ") else f"arm {name}: {said}") from None
         if found.size != self.size:
             raise SettingsError(f"arm {name}: size is the study's, {self.size}, got {found.size!r}")
         if found.target != self.target:
@@ -230,7 +234,7 @@ def plan(study: Study, cohort: Cohort) -> list[Cell]:
     arms = {name: arm for name, arm in study.arms.items() if name not in left_out}
     recipes = {name: study.recipe(name) for name in arms}
     if study.equal_updates:
-        _refuse_unequal_updates(recipes)
+        _refuse_unequal_updates(study, recipes)
     _refuse_wrong_bounds(study, recipes)
     _refuse_twins(study, recipes)
     cells = []
@@ -320,14 +324,29 @@ def _fold(cohort: Cohort, tested: Cohort, count: int) -> Iterator[Cohort]:
         yield replace(cohort, rows=tuple(map(moved, cohort)))
 
 
-def _refuse_unequal_updates(recipes: Mapping[str, Recipe]) -> None:
+def _refuse_unequal_updates(study: Study, recipes: Mapping[str, Recipe]) -> None:
     updates = {name: recipe.segmenter_updates for name, recipe in recipes.items()}
     if len(set(updates.values())) > 1:
         said = ", ".join(f"{name} {count}" for name, count in updates.items())
+        methods = {study.arms[name].method: recipe for name, recipe in recipes.items()}
+        counts = "; ".join(f"{name}: {_counts_of_updates(recipe)}" for name, recipe in methods.items())
         raise SettingsError(
-            f"arms update their segmenters unequally often ({said}), which is no fair comparison; "
-            "set the same number, or `equal_updates: false` in the study file"
+            f"arms update their segmenters unequally often ({said}), which is no fair comparison. Give all the same "
+            f"number, by the settings that make it up ({counts}): in the study's `settings` what the methods of all "
+            "arms have, else in `arms: {NAME: {method: METHOD, settings: {…}}}`; or write `equal_updates: false`"
         )
+
+
+def _counts_of_updates(recipe: Recipe) -> str:
+    """The settings of a method that make up its segmenter's number of updates: changing one changes that number."""
+    whole = [name for name, field in type(recipe).model_fields.items() if field.annotation is int]
+    found = [
+        name
+        for name in whole
+        if recipe.model_copy(update={name: getattr(recipe, name) + 1}).segmenter_updates
+        != recipe.segmenter_updates
+    ]
+    return " + ".join(found)
 
 
 def _refuse_wrong_bounds(study: Study, recipes: Mapping[str, Recipe]) -> None:
