@@ -3,8 +3,8 @@
 On the ACDC patients of `../shared/data/acdc` (or `$CROSSBEAT_DATA/acdc`): no registration, SimpleITK's demons and
 B-spline, and, with `--registrar FOLD=FOLDER`, our trained network on the patients that it has not seen. Run from the
 repository root: `python docs/results/acdc_registration.py [--registrar 0=RUN/models/registration …]`; it writes
-acdc_registration.csv, a line a patient, side and structure, and prints the table. `--cohorts FOLDER` writes the four
-folds as cohorts to train on, and `--tune` measures how the constants below were chosen; both then stop.
+acdc_registration.csv, a line a patient, side and structure, and prints the table. `--train FOLDER` trains ours, a run
+a fold, and goes on where it stopped; `--tune` measures how the baselines' settings were chosen; both then stop.
 
 What all sides share: ED is the moving image and ES the fixed one, on the scan's own voxels; labels go as one-hot masks,
 linearly, and the largest share wins. A side is timed from the two images and the ED labels in memory to the ES labels
@@ -37,12 +37,13 @@ from numpy.typing import NDArray
 
 from crossbeat import data
 from crossbeat.case import Case
-from crossbeat.cohort import Cohort, Row, folds, to_csv
+from crossbeat.cohort import Cohort, Row, folds
 from crossbeat.errors import GeometryWarning, RunError
 from crossbeat.labels import TRAINED
-from crossbeat.methods.propagation import Registrar, carry, load_registrar
+from crossbeat.methods.propagation import Registrar, Settings, carry, learn_registration, load_registrar
 from crossbeat.metrics import dice
 from crossbeat.statistics import mean_sd
+from crossbeat.training import Run
 
 HERE: Final = Path(__file__).parent
 FOLDS: Final = 4
@@ -111,6 +112,8 @@ class Spline:
     """Of L-BFGS-B, a level."""
 
 
+LEARNT_WITH: Final = {"size": "bench", "registration_steps": 4000, "registration_steps_per_round": 500}
+"""Of ours: settings of the method's bench size but for the number of updates, the same in all folds."""
 CANDIDATES: Final[dict[str, tuple[Any, ...]]] = {
     DEMONS: (
         Demons(),
@@ -411,13 +414,17 @@ def kept(path: Path, lines: Iterable[Line]) -> list[Line]:
     return found
 
 
-def write_cohorts(folder: Path) -> None:
-    """fold-0/cohort.csv and so on, each with its patients to train on and to test."""
-    for fold in range(FOLDS):
+def train(folder: Path, of_folds: Sequence[int]) -> None:
+    """fold-0 and so on, each an ordinary run whose registration has learnt from the patients not tested there."""
+    for fold in of_folds:
         place = folder / f"fold-{fold}"
-        place.mkdir(parents=True)
-        (place / "cohort.csv").write_text(to_csv(dealt(acdc(place))[fold]), encoding="utf-8")
-        print(place / "cohort.csv")
+        place.mkdir(parents=True, exist_ok=True)
+        settings = Settings.of(LEARNT_WITH)
+        cohort = dealt(acdc(place))[fold]
+        run = Run(place / "run", seed=SEED, device="cpu", resume=True)
+        run.open(settings.model_dump(mode="json"), cohort, f"acdc_registration.py: fold {fold}")
+        learn_registration(cohort, settings, run)
+        print(f"{fold}={run.folder / 'models' / 'registration'}", flush=True)
 
 
 def parse_registrar(text: str) -> tuple[int, Path]:
@@ -438,15 +445,16 @@ def main() -> None:
     parser.add_argument(
         "--registrar", type=parse_registrar, action="append", default=[], metavar="FOLD=FOLDER"
     )
-    parser.add_argument("--cohorts", type=Path, metavar="FOLDER")
+    parser.add_argument("--train", type=Path, metavar="FOLDER")
+    parser.add_argument("--folds", type=int, nargs="+", choices=range(FOLDS), default=list(range(FOLDS)))
     parser.add_argument("--tune", action="store_true")
     given = parser.parse_args()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     torch.set_num_threads(1)
     # patient101 says two things about its spacing, of which the reader takes the right one
     warnings.filterwarnings("ignore", category=GeometryWarning)
-    if given.cohorts:
-        write_cohorts(given.cohorts)
+    if given.train:
+        train(given.train, given.folds)
     elif given.tune:
         lines = kept(HERE / "acdc_registration_tuning.csv", tune(acdc(HERE)))
         print(table_of(lines, ("side", "candidate", "changes")), choices(lines), sep="\n\n")

@@ -91,7 +91,6 @@ def choose_frames(row: Row, labelled: Sequence[int], which: Which) -> list[int]:
         f"scan {row.scan!r}: has labels in {len(labelled)} frames ({', '.join(map(str, labelled[:3]))} …), and "
         f"its row does not say which is {'ED' if which == 'ed' else 'ED or ES'}; fill ed_frame and es_frame in "
         "the cohort.csv"
-        + ("" if which == "ed" else ", or say `labelled_frames: all` and `propagate_from: ed`")
     )
 
 
