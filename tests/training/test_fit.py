@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -395,10 +396,24 @@ def test_training_says_nothing_of_its_own(
 ) -> None:
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
-        train(quiet_run(tmp_path))
+        train(quiet_run(tmp_path, progress=False))
     assert [str(w.message) for w in given] == []
     assert capsys.readouterr() == ("", "")
     assert caplog.text == ""
+
+
+def test_where_no_terminal_is_every_round_is_a_line_of_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(quiet_run(tmp_path))
+    told = capsys.readouterr()
+    *before, last = told.err.splitlines()
+    assert (told.out, len(before)) == ("", ROUNDS - 1)
+    for i, line in enumerate(before):
+        assert re.fullmatch(
+            rf"adversarial: step {STEPS * (i + 1)} of {STEPS * ROUNDS}  loss.* \d+ s left", line
+        )
+    assert re.fullmatch(rf"adversarial: step {STEPS * ROUNDS} of {STEPS * ROUNDS}  loss.*  done", last)
 
 
 @pytest.mark.slow

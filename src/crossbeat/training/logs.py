@@ -110,7 +110,7 @@ class Logs:
 
 
 class Bar:
-    """One line with what is done, how long it took and will take; nothing where nobody looks at a terminal.
+    """One line with what is done, how long it took and will take; where no terminal is, a plain line a round.
 
     `console.bar` is the commands' own: the two cannot be one, because by law 1 of the house a training knows no
     console and the console knows no room. This one also goes on from a resumed step and shows losses.
@@ -118,6 +118,9 @@ class Bar:
 
     def __init__(self, title: str, done: int, total: int, *, shown: bool) -> None:
         console = Console(stderr=True)
+        terminal = console.is_terminal and sys.stderr.isatty()
+        self._plain = shown and not terminal
+        self._title, self._total, self._began, self._from = title, total, time.monotonic(), done
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -127,7 +130,7 @@ class Bar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
-            disable=not (shown and console.is_terminal and sys.stderr.isatty()),
+            disable=not (shown and terminal),
             refresh_per_second=4,
         )
         self._task = self._progress.add_task(title, total=total, completed=done, note="")
@@ -144,6 +147,20 @@ class Bar:
             self._progress.update(self._task, completed=done)
         else:
             self._progress.update(self._task, completed=done, note=note)
+
+    def end_round(self, done: int, note: str) -> None:
+        """Redraw, or say it in a line of its own, so that a log shows life: what is done, its numbers, what is left."""
+        self.show(done, note=note)
+        if self._plain:
+            each = (time.monotonic() - self._began) / max(done - self._from, 1)
+            seconds = each * (self._total - done)
+            left = f"{seconds:.0f} s left" if seconds < 120 else f"{seconds / 60:.0f} min left"
+            words = [
+                f"{self._title}: step {done} of {self._total}",
+                note,
+                left if done < self._total else "done",
+            ]
+            print("  ".join(word for word in words if word), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._progress.stop()

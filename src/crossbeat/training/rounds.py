@@ -82,7 +82,7 @@ class Rounds(Callback):
         self._remove_worse()
         self.run.note_progress()
         if self._bar:
-            self._bar.show(step, note=_note(numbers | measured))
+            self._bar.end_round(step, _note(numbers | measured))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
