@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 _WIDTH_OF_A_FILE = 120  # characters, where output goes to no terminal
+_SECONDS_BETWEEN_LINES = 60.0  # of what is at work, in a log
 
 
 def _console(*, stderr: bool) -> Console:
@@ -49,11 +51,11 @@ def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
 def watch(title: str, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
     """A bar over long pieces that are at work side by side: (a piece is done, and how; what is at work now).
 
-    A plain line a piece where no terminal is.
+    A plain line a piece where no terminal is, and one a minute of what is at work.
     """
     if not sys.stderr.isatty():
         err.print(f"{title}: {total}")
-        yield (lambda text: err.print(Text(text), soft_wrap=True)), (lambda text: None)
+        yield (lambda text: err.print(Text(text), soft_wrap=True)), _now_and_then()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[now]}", markup=False), console=err) as progress:
@@ -64,6 +66,19 @@ def watch(title: str, total: int) -> Iterator[tuple[Callable[[str], None], Calla
             progress.advance(task)
 
         yield done, lambda text: progress.update(task, now=text)
+
+
+def _now_and_then() -> Callable[[str], None]:
+    """Says what is at work in a line, if that has changed and the last one is a minute old."""
+    said, when = "", time.monotonic()
+
+    def now(text: str) -> None:
+        nonlocal said, when
+        if text and text != said and time.monotonic() - when >= _SECONDS_BETWEEN_LINES:
+            said, when = text, time.monotonic()
+            err.print(Text(f"now: {text}"), soft_wrap=True)
+
+    return now
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:

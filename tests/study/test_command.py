@@ -55,6 +55,9 @@ def test_a_study_ends_in_a_page_its_tables_and_evidence_that_can_be_kept(
     words = ["study", study_yaml(arms=greedy), cohort_csv, "-o", out]
     code, told, complaints = say(*words, "--jobs", 2, "--device", "cpu")
     assert code == 1
+    assert re.search(
+        r"^source_only/seed-0: finished; Dice LV \d\.\d{3}, MYO \d.*, RV \d", complaints, re.MULTILINE
+    )
     assert re.search(r"error: greedy/seed-0: .*99 labelled target subjects wanted, there are 2", complaints)
     assert told.splitlines()[-1] == f"next: open {out / 'study.html'} in a browser"
     page = (out / "study.html").read_text()

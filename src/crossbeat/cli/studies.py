@@ -145,7 +145,7 @@ def _phantom_of(asked: Study, folder: StudyFolder) -> Path:
 
 def _compute(folder: StudyFolder, arms: list[str], engine: Engine, address: str, jobs: int) -> None:
     from crossbeat import console
-    from crossbeat.study.engine import changed, compute, pending, position
+    from crossbeat.study.engine import changed, compute, pending, position, told_end
     from crossbeat.study.present import present
 
     cells, replaced = pending(folder, arms), changed(folder)
@@ -160,7 +160,7 @@ def _compute(folder: StudyFolder, arms: list[str], engine: Engine, address: str,
             engine=engine,
             address=address,
             jobs=jobs,
-            told=lambda outcome: done(f"{outcome.cell.name}: {outcome.problem or 'finished'}"),
+            told=lambda outcome: done(told_end(folder, outcome)),
             watch=lambda working: now(" · ".join(position(folder, cell) for cell in working)),
         )
     shown = present(folder)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from crossbeat.errors import SettingsError, did_you_mean
+from crossbeat.evaluation import read_scores
 from crossbeat.methods import METHODS
-from crossbeat.report.wording import count, duration
+from crossbeat.report.wording import count, duration, number
 from crossbeat.study.cell import state
 from crossbeat.study.folder import Means, Precision, StudyFolder
 from crossbeat.study.local import Outcome, Told, run_locally
@@ -73,6 +74,18 @@ def position(study: StudyFolder, cell: Cell) -> str:
         return cell.name
     step = _last_step(files[-1])
     return f"{cell.name} ({files[-1].parent.name}{f', step {step}' if step else ''})"
+
+
+def told_end(study: StudyFolder, outcome: Outcome) -> str:
+    """What became of a cell, in a line: its Dice over the structures and scans of the target, or its last words."""
+    if outcome.problem:
+        return f"{outcome.cell.name}: {outcome.problem}"
+    scores = read_scores(study.cell(outcome.cell) / "scores.csv")
+    tested = scores["scan"].isin([row.scan for row in outcome.cell.tested])
+    whole = scores[tested & scores["slice"].isna() & (scores["metric"] == "dice")]
+    dice = whole[~whole["structure"].str.startswith("mean")].groupby("structure", sort=False)["value"].mean()
+    figures = ", ".join(f"{structure} {number(value, '')}" for structure, value in dice.items())
+    return f"{outcome.cell.name}: finished; Dice {figures}"
 
 
 def settled(means: Means) -> Means:
