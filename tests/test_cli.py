@@ -625,6 +625,31 @@ def test_info_keeps_words_whole_on_a_narrow_terminal(
             assert {name, *text.split()} <= told, f"{name}: {text}"
 
 
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_setting_of_a_method_is_listed_with_its_default_by_size(name: str, crossbeat: Command) -> None:
+    told = crossbeat("settings", name)
+    assert told.code == 0
+    lines = {line.split("│")[1].strip(): line for line in told.out.splitlines() if line.startswith("│")}
+    fields = METHODS[name].settings.model_fields
+    assert set(fields) <= set(lines)
+    assert all(field.description for field in fields.values())
+
+
+def test_settings_are_shown_as_a_recipe_has_them(crossbeat: Command) -> None:
+    told = crossbeat("settings", "supervised").out
+    (steps,) = (line for line in told.splitlines() if line.startswith("│ steps "))
+    assert [cell.strip() for cell in steps.split("│")[1:-1]] == [
+        "steps", "6000", "1000", "600", "updates of the network (≥ 1)"
+    ]  # fmt: skip
+    text = crossbeat("settings", "weak_transfer", "--profile", "text").out
+    assert text != crossbeat("settings", "weak_transfer").out
+    assert (
+        "profile 'text' does not exist for this method"
+        in crossbeat("settings", "supervised", "--profile", "text").err
+    )
+    assert "did you mean 'supervised'?" in crossbeat("settings", "supervisd").err
+
+
 def test_the_version_is_that_of_the_package(crossbeat: Command) -> None:
     told = crossbeat("--version")
     assert (told.code, told.out) == (0, f"crossbeat {__version__}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -81,12 +81,19 @@ def _now_and_then() -> Callable[[str], None]:
     return now
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
-    """A table; the first column to the left, numbers to the right. Columns without a word are left out."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    caption: str = "",
+    texts: Collection[str] = (),
+) -> None:
+    """A table; the first column and those of `texts` to the left, numbers to the right. Empty columns are left out."""
     kept = [i for i, column in enumerate(columns) if column or any(row[i] for row in rows)]
     shown = Table(title=title or None, caption=caption or None, title_justify="left", caption_justify="left")
     for i in kept:
-        shown.add_column(columns[i], justify="left" if i == kept[0] else "right", overflow="fold")
+        left = i == kept[0] or columns[i] in texts
+        shown.add_column(columns[i], justify="left" if left else "right", overflow="fold")
     for row in rows:
         shown.add_row(*(row[i] for i in kept))
     out.print(shown)

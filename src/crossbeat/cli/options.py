@@ -18,6 +18,7 @@ FLOW = (
     "phantom",
     "index",
     "check",
+    "settings",
     "train",
     "predict",
     "evaluate",

@@ -12,21 +12,39 @@ import typer
 
 from crossbeat.cli.options import Csv, Device, Everything, Seed, Where, app, choice, cohort_at, pick, undotted
 from crossbeat.errors import SettingsError, did_you_mean
-from crossbeat.methods import METHODS
+from crossbeat.methods import METHODS, Method
 
 if TYPE_CHECKING:
     from crossbeat.cohort import Cohort
     from crossbeat.methods.recipe import Recipe
     from crossbeat.training import Run
 
+MethodName = Annotated[str, typer.Argument(metavar="METHOD", help=f"{', '.join(METHODS)}; see `info`")]
+
+
+@app.command()
+def settings(
+    method: MethodName,
+    profile: Annotated[str, typer.Option(help="ours, text or code, as far as the method has it")] = "ours",
+) -> None:
+    """What can be set in a method's training, by --set or in a recipe: name, default by size, meaning."""
+    from crossbeat import console
+    from crossbeat.installation import settings_table
+
+    head, rows = settings_table(_method(method), profile)
+    console.table(f"{method}, profile {profile}", head, rows, texts=head)
+    console.then(f"crossbeat train {method} COHORT.CSV -o RUN --set KEY=VALUE")
+
 
 @app.command()
 def train(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help=f"{', '.join(METHODS)}; see `info`")],
+    method: MethodName,
     cohort_csv: Csv,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="run folder to make")],
     recipe: Annotated[Path | None, typer.Option(help="a recipe file; recipes/ holds one a method")] = None,
-    changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a setting")] = [],  # noqa: B006
+    changes: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a setting; `settings` lists them")
+    ] = [],  # noqa: B006
     resume: Annotated[bool, typer.Option("--resume", help="go on where the run stopped")] = False,
     device: Device = "auto",
     devices: Annotated[int, typer.Option(min=1, help="number of devices")] = 1,
@@ -39,11 +57,10 @@ def train(
     """Train a segmenter by one of the methods."""
     from crossbeat import console
 
-    if method not in METHODS:
-        raise SettingsError(f"method {method!r} does not exist; {did_you_mean(method, METHODS)}")
+    recipe_of = _method(method).settings
     from crossbeat.training import Run
 
-    settings = METHODS[method].settings.load(recipe, undotted(changes))
+    asked = recipe_of.load(recipe, undotted(changes))
     cohort = cohort_at(cohort_csv)
     run = Run(
         out,
@@ -56,9 +73,9 @@ def train(
         resume=resume,
     )
     if dry_run:
-        _estimate(method, cohort, settings, replace(run, estimates={}))
+        _estimate(method, cohort, asked, replace(run, estimates={}))
         return
-    METHODS[method].carry_out(cohort, settings, run, shlex.join(["crossbeat", *sys.argv[1:]]))
+    METHODS[method].carry_out(cohort, asked, run, shlex.join(["crossbeat", *sys.argv[1:]]))
     if run.writes:
         console.say(f"segmenter: {out / 'segmenter'}")
         console.then("crossbeat", "predict", out, cohort_csv)
@@ -141,6 +158,12 @@ def export(
     console.say(f"largest difference of a probability: {made.largest_difference:.2g}\nmodel: {made.file}")
     console.warn(made.privacy)
     console.then(f"read {made.guide} on how to run it")
+
+
+def _method(name: str) -> Method:
+    if name not in METHODS:
+        raise SettingsError(f"method {name!r} does not exist; {did_you_mean(name, METHODS)}")
+    return METHODS[name]
 
 
 def _estimate(method: str, cohort: Cohort, settings: Recipe, run: Run) -> None:
