@@ -79,7 +79,7 @@ def test_every_kind_of_fault_is_found_in_one_run(folder: Path) -> None:
         "gone": ("error", "there is no such file"),
         "values": ("error", "label values 6, 9 mean nothing in convention 'mnms'"),
         "half": ("error", "label values 0.5, 1.5 mean nothing"),
-        "empty": ("warning", "the mask of frame 0 is empty"),
+        "empty": ("warning", "the mask of frame 0 is empty: no voxel of LV, MYO, RV"),
         "swapped": ("error", "surrounds what convention 'mnms' calls RV"),
         "shifted": ("error", "the grid differs"),
         "norv": ("warning", "frame 0 has no voxel of RV"),

@@ -239,7 +239,8 @@ def _of_masks(
         number = t if frame is None else frame
         inside = set(np.unique(one).tolist()) - {0, UNKNOWN}
         if structures and not inside:
-            text = f"the mask of frame {number} is empty"
+            named = ", ".join(s.name for s in sorted(structures))
+            text = f"the mask of frame {number} is empty: no voxel of {named}"
             yield Problem(
                 "warning", row.scan, name, text, "leave that frame out of `labels` if nobody drew it"
             )
