@@ -1,5 +1,6 @@
 """What a study says at its end: who is recommended among whom, what fits a terminal, what an evidence page holds."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,27 @@ def test_evidence_alone_gives_a_page_and_the_lines_for_a_terminal(
     assert lower["gap closed"] == "0%"
     assert lower["HD95 mean"] == "–"
     assert (tmp_path / "league.csv").exists()
+
+
+def test_what_was_found_in_the_wrong_place_is_counted_beside_what_was_missed(
+    small_study: Callable[..., Study], tmp_path: Path
+) -> None:
+    made = evidence(small_study(), {LOWER: 0.5, UPPER: 0.8})
+    shown = present_evidence(made, tmp_path / "good")
+    assert {row[8] for row in shown.rows} == {"0"}
+    assert not any("Dice 0" in sentence for sentence in shown.sentences)
+    scores, lower = made.scores, made.scores["arm"] == LOWER
+    scores.loc[lower & (scores["structure"] == "RV") & scores["subject"].isin(["p1", "p2"]), "value"] = 0.0
+    scores.loc[lower & (scores["structure"] == "LV") & (scores["subject"] == "p1"), ["value", "status"]] = (
+        0.0,
+        "missed",
+    )
+    shown = present_evidence(made, tmp_path / "bad")
+    assert [dict(zip(shown.head, row, strict=True))["Dice 0"] for row in shown.rows] == ["3", "0"]
+    assert "missed or found without any overlap" in shown.sentences[-1]
+    row = re.search(r'<tr class="bound"><th[^>]*>source_.*?</tr>', shown.page.read_text(), re.DOTALL)
+    assert row
+    assert re.findall(r'<td><span class="(?:count|zero)">(\d+)</span></td>', row[0]) == ["0", "1", "2"]
 
 
 def test_evidence_without_a_bound_gives_a_page_and_no_league(

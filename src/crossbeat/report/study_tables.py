@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 import pandas as pd
@@ -66,6 +66,8 @@ class League:
     lines: tuple[Standing, ...]
     scored: tuple[str, ...]
     """Structures and means of structures that have a Dice, also where there is no league yet."""
+    apart: Mapping[str, int] = field(default_factory=dict)
+    """Arm → values of single structures that both masks have, without any overlap."""
 
     def of(self, arm: str, structure: str, metric: str) -> Standing | None:
         """Its line; None where the arm has no result. Distances in mm come before those in voxels."""
@@ -115,7 +117,19 @@ def read_league(table: pd.DataFrame, scores: pd.DataFrame) -> League:
         scores.loc[(scores["metric"] == "dice") & (scores["level"] == ""), "structure"] if len(scores) else ()
     )
     named = [s.structure for s in lines if s.metric == "dice"] or [str(s) for s in of_scores]
-    return League(lines, tuple(dict.fromkeys(named)))
+    return League(lines, tuple(dict.fromkeys(named)), without_overlap(scores))
+
+
+def without_overlap(scores: pd.DataFrame) -> dict[str, int]:
+    """Arm → how many values of single structures (Dice, whole volumes) are 0 though both masks have the structure.
+
+    They are not missed, which is where one mask alone has it.
+    """
+    if scores.empty:
+        return {}
+    rows = scores[(scores["metric"] == "dice") & (scores["level"] == "") & (scores["status"] == "ok")]
+    rows = rows[(rows["value"] == 0) & ~rows["structure"].map(is_mean).astype(bool)]
+    return {str(arm): int(n) for arm, n in rows.groupby("arm").size().items()}
 
 
 def patient_values(
@@ -254,7 +268,7 @@ def flat(settings: Mapping[str, Any], head: str = "") -> dict[str, str]:
 
 def _standings(table: pd.DataFrame) -> Iterator[Standing]:
     """Rows as records; columns that the table lacks are undefined, columns we do not know are left."""
-    kinds = {field.name: str(field.type) for field in fields(Standing)}
+    kinds = {one.name: str(one.type) for one in fields(Standing)}
     for row in table.to_dict("records"):
         yield Standing(**{str(k): _typed(v, kinds[str(k)]) for k, v in row.items() if k in kinds})
 

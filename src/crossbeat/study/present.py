@@ -19,6 +19,7 @@ from crossbeat.cohort import Cohort, Row
 from crossbeat.data.predictions import prediction_reader
 from crossbeat.report import ArmView, StudyView, write_study_report
 from crossbeat.report.banners import SIZES
+from crossbeat.report.study_tables import without_overlap
 from crossbeat.study.cell import at_work, state
 from crossbeat.study.evidence import TARGET, Evidence, collect, merge, read_evidence, write_evidence
 from crossbeat.study.folder import StudyFolder
@@ -30,6 +31,7 @@ from crossbeat.study.results import write_results
 BY = ("part", "phase", "group", "vendor", "centre", "level")
 NOMINAL = "†"
 """Beside millimetres of scans whose spacing is a stand-in."""
+ZEROS = "Dice 0: how many values of single structures are 0: missed, or found without any overlap"
 
 
 @dataclass(frozen=True)
@@ -160,26 +162,42 @@ def grow(folder: Path, studies: Sequence[Path]) -> Evidence:
 
 def _show(view: StudyView) -> Shown:
     page = write_study_report(view, Path(view.path))
-    head = ["Arm", "Dice LV", "MYO", "RV", "mean", "95 % interval", "gap closed", "HD95 mean", "seeds"]
+    head = [
+        "Arm",
+        "Dice LV",
+        "MYO",
+        "RV",
+        "mean",
+        "95 % interval",
+        "gap closed",
+        "HD95 mean",
+        "Dice 0",
+        "seeds",
+    ]
     nominal = view.nominal_scans > 0
+    apart = without_overlap(view.scores)
     rows = [
-        _line(arm.name, view.league, nominal=nominal)
+        _line(arm.name, view.league, apart.get(arm.name, 0), nominal=nominal)
         for arm in view.arms
         if len(view.league) and arm.finished
     ]
-    remark = (f"{NOMINAL} nominal: the spacing of {view.nominal_scans} scans is a stand-in",)
+    remarks = [ZEROS] if any(row[8] != "0" for row in rows) else []
+    remarks += (
+        [f"{NOMINAL} nominal: the spacing of {view.nominal_scans} scans is a stand-in"] if nominal else []
+    )
     size = SIZES[view.size][1].rstrip(".").lower() if view.size in SIZES else ""
     return Shown(
         page,
         f"{view.title} ({size})" if size else view.title,
         head,
         rows,
-        view.recommendation + (remark if nominal else ()),
+        (*view.recommendation, *remarks),
     )
 
 
-def _line(arm: str, table: pd.DataFrame, *, nominal: bool) -> list[str]:
+def _line(arm: str, table: pd.DataFrame, apart: int, *, nominal: bool) -> list[str]:
     rows = table[table["arm"] == arm].set_index(["structure", "metric", "unit"])
+    single = [key for key in rows.index if key[1] == "dice" and not key[0].startswith("mean")]
 
     def told(key: tuple[str, str, str], column: str, form: str = "{:.3f}") -> str:
         found = rows[column].get(key)
@@ -193,6 +211,7 @@ def _line(arm: str, table: pd.DataFrame, *, nominal: bool) -> list[str]:
         f"{low} to {high}" if low != "–" else "–",
         told(mean, "gap_closed", "{:.0%}"),
         told(("mean", "hd95", "mm"), "mean", "{:.1f} mm" + (NOMINAL if nominal else "")),
+        str(int(rows.loc[single, "missed"].sum()) + apart),
         told(mean, "n_seeds", "{:.0f}"),
     ]
 
