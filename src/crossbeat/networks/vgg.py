@@ -244,17 +244,20 @@ def load_vgg(path: Path, in_channels: int = 1) -> Vgg:
     Known are torchvision's VGG-19 (`features.0.weight`, ...; the ImageNet normalisation becomes the 1x1
     convolution, so images are given as they are) and the normalised VGG of AdaIN (`0.weight`, `2.weight`, ...),
     as .pth, which is read without unpickling, or .safetensors. With 1 input channel the weights of the three
-    colours are summed, which is exactly the grey image given three times. A file that is not one of these
-    raises `FileError` with what is wrong in it.
+    colours are summed, which is exactly the grey image given three times. Torchvision's activations are far from 1:
+    let `normalise_activations` follow. A file that is not one of these raises `FileError` with what is wrong in it.
     """
-    weights = _read_weights(Path(path))
-    places = _places(Path(path), weights)
+    weights = _read_weights(path)
+    places = _places(path, weights)
     vgg = Vgg(in_channels=3)
+    assert isinstance(vgg.colour, nn.Conv2d)
     with torch.no_grad():
-        if isinstance(vgg.colour, nn.Conv2d):
-            _set_colour(Path(path), vgg.colour, weights, places)
+        if "0.weight" in weights:
+            _set(path, vgg.colour, weights, "0")
+        else:
+            _set_imagenet(vgg.colour)
         for convolution, place in zip(vgg.convolutions(), places, strict=True):
-            _set(Path(path), convolution, weights, place)
+            _set(path, convolution, weights, place)
     return (vgg if in_channels == 3 else _summed_over_colours(vgg, in_channels)).eval().requires_grad_(False)
 
 
@@ -272,12 +275,10 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
         raise FileError(
             path, f"is no safetensors file ({error}); save the state dict of a VGG-19 again"
         ) from None
-    except (
-        Exception
-    ) as error:  # torch lets out the errors of pickle, of zip and of whatever broken bytes lead to
+    except Exception as error:  # of pickle, of zip, and of whatever else broken bytes lead torch to
         raise FileError(
             path,
-            f"cannot be read without unpickling ({str(error).splitlines()[0]}); save the state dict of a VGG-19 "
+            f"cannot be read without unpickling ({_first_line(error)}); save the state dict of a VGG-19 "
             f"alone, torch.save(network.state_dict(), path)",
         ) from None
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
@@ -288,39 +289,38 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
     return found
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def _places(path: Path, weights: Mapping[str, Tensor]) -> list[str]:
     """Names of the nine convolutions in this file, without `.weight`."""
     if any(name.startswith("features.") for name in weights):
-        kind, places = "torchvision's VGG-19", [f"features.{n}" for n in TORCHVISION_PLACES]
+        kind, others = "torchvision's VGG-19", " (VGG-16 and networks with batch norm have other places)"
+        needed = places = [f"features.{n}" for n in TORCHVISION_PLACES]
     elif any(name.split(".")[0].isdigit() for name in weights):
-        kind, places = "AdaIN's normalised VGG", [str(n) for n in (0, *ADAIN_PLACES)]
+        kind, others = "AdaIN's normalised VGG", ""
+        places = [str(n) for n in ADAIN_PLACES]
+        needed = ["0", *places]
     else:
         raise FileError(
             path,
             f"is no VGG-19: its names begin {', '.join(map(repr, list(weights)[:3])) or 'nowhere, it is empty'}; give "
             f"torchvision's (features.0.weight, ...) or AdaIN's normalised one (0.weight, 2.weight, ...)",
         )
-    missing = [
-        f"{place}.{part}"
-        for place in places
-        for part in ("weight", "bias")
-        if f"{place}.{part}" not in weights
-    ]
+    names = [f"{place}.{part}" for place in needed for part in ("weight", "bias")]
+    missing = [name for name in names if name not in weights]
     if missing:
-        others = " (VGG-16 and networks with batch norm have other places)" if "vision" in kind else ""
         raise FileError(
             path, f"looks like {kind} but has no {missing[0]!r}{others}; give the whole network's weights"
         )
-    return places[-len(TORCHVISION_PLACES) :]
+    return places
 
 
-def _set_colour(path: Path, colour: nn.Conv2d, weights: Mapping[str, Tensor], places: list[str]) -> None:
-    if places[0].startswith("features."):
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-        colour.weight.copy_(torch.diag(1 / std)[:, :, None, None])
-        _bias(colour).copy_(-mean / std)
-    else:
-        _set(path, colour, weights, "0")
+def _set_imagenet(colour: nn.Conv2d) -> None:
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    colour.weight.copy_(torch.diag(1 / std)[:, :, None, None])
+    _bias(colour).copy_(-mean / std)
 
 
 def _set(path: Path, convolution: nn.Conv2d, weights: Mapping[str, Tensor], place: str) -> None:
