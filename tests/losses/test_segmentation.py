@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crossbeat import labels as ground
 from crossbeat.losses import segmentation
-from crossbeat.losses.segmentation import cross_entropy, dice_loss, segmentation_loss
+from crossbeat.losses.segmentation import batch_jaccard_loss, cross_entropy, dice_loss, segmentation_loss
 
 UNKNOWN = segmentation.UNKNOWN
 
@@ -309,3 +309,61 @@ def test_nothing_waits_for_the_device() -> None:
     assert value.device.type == "meta"
     with pytest.raises((NotImplementedError, RuntimeError)):
         value.item()
+
+
+def test_the_jaccard_of_two_voxels_on_paper() -> None:
+    """Background 0.5 of 1.1, class 1 0.7 of 1.25, class 2 (absent) 0 of 0.45."""
+    logits = row((0.5, 0.25, 0.25), (0.1, 0.7, 0.2))
+    labels = torch.tensor([[[0, 1]]], dtype=torch.uint8)
+    drawn = torch.ones(1, 3, dtype=torch.bool)
+    expected = 1 - (0.5 / 1.1 + 0.7 / 1.25 + 0) / 3
+    assert batch_jaccard_loss(logits, labels, drawn, smooth=0.0).item() == pytest.approx(expected)
+    smoothed = 1 - (1.5 / 2.1 + 1.7 / 2.25 + 1 / 1.45) / 3
+    assert batch_jaccard_loss(logits, labels, drawn, smooth=1.0).item() == pytest.approx(smoothed)
+    # with class 2 undrawn the first voxel is background with 0.75, the second with 0.3 against 0.7
+    merged = batch_jaccard_loss(logits, labels, drawn & torch.tensor([True, True, False]), smooth=0.0)
+    assert merged.item() == pytest.approx(1 - (0.75 / 1.3 + 0.7 / 1.25) / 2)
+
+
+def test_the_jaccard_sums_over_the_batch_before_it_divides() -> None:
+    logits, labels, drawn = picture(3)
+    p = logits.softmax(dim=1)
+    ratios = []
+    for k in range(4):
+        shared = p[:, k][labels == k].sum()
+        ratios.append(shared / (p[:, k].sum() + (labels == k).sum() - shared))
+    expected = 1 - torch.stack(ratios).mean()
+    torch.testing.assert_close(batch_jaccard_loss(logits, labels, drawn, smooth=0.0), expected)
+    tall = logits.movedim(0, 1).flatten(1, 2)[None], labels.flatten(0, 1)[None]  # one slice of all rows
+    torch.testing.assert_close(batch_jaccard_loss(*tall, drawn[:1], smooth=0.0), expected)
+
+
+def test_the_jaccard_weighs_slices_and_leaves_out_what_nobody_annotated() -> None:
+    logits, labels, drawn = picture(4)
+    alone = batch_jaccard_loss(logits[:1], labels[:1], drawn[:1], smooth=0.0)
+    weights = torch.tensor([2.0, 0.0, 0.0])
+    torch.testing.assert_close(batch_jaccard_loss(logits, labels, drawn, smooth=0.0, weights=weights), alone)
+    labels[1:] = UNKNOWN
+    torch.testing.assert_close(batch_jaccard_loss(logits, labels, drawn, smooth=0.0), alone)
+    nothing = torch.full_like(labels, UNKNOWN)
+    assert batch_jaccard_loss(logits, nothing, drawn, smooth=0.0).item() == 0
+    labels[0, 0, 0] = 9
+    assert torch.isnan(batch_jaccard_loss(logits, labels, drawn, smooth=0.0))
+
+
+def test_the_jaccard_of_an_absent_class_teaches_its_absence_only_when_smoothed() -> None:
+    labels = torch.zeros(1, 1, 2, dtype=torch.uint8)
+    for smooth, taught in ((0.0, False), (1.0, True)):
+        logits = row((0.5, 0.25, 0.25), (0.5, 0.25, 0.25)).requires_grad_()
+        drawn = torch.tensor([[True, True, True]])
+        background = logits.softmax(dim=1)[:, 0].sum() / 2  # its own Jaccard, by hand, with s in both
+        loss = batch_jaccard_loss(logits, labels, drawn, smooth=smooth)
+        own = (2 * background + smooth) / (2 + smooth)
+        (rest,) = torch.autograd.grad(3 * loss + own, logits)
+        assert bool(rest.abs().max() > 1e-3) == taught
+
+
+def test_the_jaccard_of_a_perfect_segmentation_is_complete() -> None:
+    _, labels, drawn = picture(5)
+    logits = 50 * torch.nn.functional.one_hot(labels.long(), 4).movedim(-1, 1).double()
+    assert batch_jaccard_loss(logits, labels, drawn, smooth=0.0).item() == pytest.approx(0, abs=1e-12)

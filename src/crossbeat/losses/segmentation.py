@@ -109,6 +109,37 @@ def flat_dice_loss(
     return torch.where(partial.strange.any(), torch.nan, torch.where(shares.sum() > 0, loss, 0.0))
 
 
+def batch_jaccard_loss(
+    logits: Float[Tensor, "n k y x"],
+    labels: Integer[Tensor, "n y x"],
+    drawn: Bool[Tensor, "n k"],
+    *,
+    smooth: float,
+    weights: Float[Tensor, " n"] | None = None,
+    unknown: int = UNKNOWN,
+) -> Float[Tensor, ""]:
+    """One minus the mean over the classes of one soft Jaccard each for the whole batch, background included, in [0, 1].
+
+    As the released code of Few-shot-UDA counts (methods.md 3.3): with probabilities p and mask m of a class, over
+    every known voxel of the batch, (sum(pm) + s) / (sum(p) + sum(m) - sum(pm) + s), s being `smooth` in voxels. That
+    code has s = 0, so that a class nobody sees in this batch costs its whole share and teaches nothing; with
+    s it asks for its absence. Undrawn structures count as background. `weights` multiply the voxels of a slice; a
+    class that is drawn in no annotated slice is left out, and the answer is 0 where no slice is annotated.
+    """
+    partial = _read_annotation(logits, labels, drawn, unknown)
+    shares = partial.annotated.to(partial.known.dtype)
+    if weights is not None:
+        shares = shares * weights.to(shares.dtype)
+    p = partial.log_probabilities.exp() * partial.known[:, None]
+    counted = _counted(partial) * shares[:, None, None, None]
+    shared = (counted * p * partial.truth).sum(dim=(0, 2, 3))
+    size = (counted * (p + partial.truth)).sum(dim=(0, 2, 3))
+    scored = (counted.amax(dim=(0, 2, 3)) > 0).to(size.dtype)
+    jaccard = (shared + smooth) / (size - shared + smooth).clamp_min(TINIEST_SIZE)
+    loss = 1.0 - (scored * jaccard).sum() / scored.sum().clamp_min(1)
+    return torch.where(partial.strange.any(), torch.nan, torch.where(shares.sum() > 0, loss, 0.0))
+
+
 class _PartialAnnotation(NamedTuple):
     """The problem that is left when all that nobody drew has become one class, at place 0."""
 
