@@ -15,12 +15,12 @@ from crossbeat.report.tables import STRUCTURES, is_mean, value_place
 PARTS: Final = {
     "part": "The target, and what was scored beside it",
     "phase": "By phase",
-    "group": "By group",
     "vendor": "By vendor",
     "centre": "By centre",
+    "group": "By group",
     "level": "By slice level (each slice scored in 2-D)",
 }
-"""Titles of the breakdowns, in the order of the page; others follow under their own name."""
+"""Titles of the breakdowns, in the order of the page, narrow ones side by side; others follow under their own name."""
 
 
 @dataclass(frozen=True)
