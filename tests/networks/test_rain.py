@@ -179,7 +179,24 @@ def test_a_pass_of_training_agrees_with_its_parts() -> None:
     torch.testing.assert_close(found.images, network.stylise(content, code.at(noise), (30, 24)))
     torch.testing.assert_close(found.target, adain(content, *network.decode(code.at(noise))))
     torch.testing.assert_close(found.measured.vector(), style_of(style).vector())
+
+
+def test_what_the_images_should_be_carries_no_gradient() -> None:
+    found = rain()(features(), features(seed=1), normal(2, 512), joint=True)
+    assert found.images.requires_grad
     assert not found.target.requires_grad
+
+
+def test_a_style_keeps_its_precision_under_autocast() -> None:
+    network, style, epsilon = rain().requires_grad_(False), style_of(features()), normal(2, 512)
+    code, decoded = network.encode(style), network.decode(epsilon)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network.encode(style).spread, code.spread)
+        assert torch.equal(network.decode(epsilon).vector(), decoded.vector())
+        images = network.stylise(features(), epsilon)
+    torch.testing.assert_close(
+        images.float(), network.stylise(features(), epsilon), rtol=0.1, atol=0.1 * images.std().item()
+    )
 
 
 def moved(network: Rain) -> set[str]:

@@ -125,14 +125,14 @@ class Rain(nn.Module):
 
     def encode(self, style: Style) -> StyleCode:
         """The distribution of codes that belongs to each style; only its numbers are read, no gradient goes back."""
-        centre, said = self.style_encoder(style.detach().vector()).chunk(2, dim=1)
+        centre, said = _halves(self.style_encoder, style.detach().vector())
         if self.spread == "direct":
             return StyleCode(centre, said, None)
         return StyleCode(centre, (said / 2).exp(), said)
 
     def decode(self, epsilon: Float[Tensor, "n 512"]) -> Style:
         """The style of a code."""
-        mean, said = self.style_decoder(epsilon).chunk(2, dim=1)
+        mean, said = _halves(self.style_decoder, epsilon)
         return Style(mean, said if self.deviation == "free" else F.softplus(said))
 
     def stylise(
@@ -183,6 +183,13 @@ def _perceptron(entering: int, leaving: int) -> nn.Sequential:
     )
     start_as_he(network)
     return network
+
+
+def _halves(network: nn.Module, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Of what the network says; in full precision under autocast too, for statistics of 8 bits move a whole image."""
+    with torch.autocast(vectors.device.type, enabled=False):
+        first, second = network(vectors).chunk(2, dim=1)
+    return first, second
 
 
 def _over_places(numbers: Tensor) -> Tensor:
