@@ -1,5 +1,6 @@
 """Small hearts on disk, and a study of them that trains in seconds: its cells are processes, which need files."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from crossbeat.cohort import Cohort, write_cohort
 from crossbeat.data.nifti import write_volume
 from crossbeat.study.plan import Study
+
+sys.path.insert(0, str(Path(__file__).parent))  # finished_cells.py serves the tests of every engine
 
 SMALL: dict[str, Any] = {
     "network": "dilated_resunet",

@@ -10,26 +10,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from finished_cells import opened, problems, processes_of, same_results
 
-from crossbeat.data.nifti import read_volume
 from crossbeat.errors import CohortError, RunError, SettingsError
 from crossbeat.study.cell import run_cell, state
 from crossbeat.study.engine import Cost, compute, estimate, pending, position, told_total
 from crossbeat.study.folder import Means, StudyFolder
-from crossbeat.study.local import Outcome
 from crossbeat.study.plan import LOWER, Study
 from crossbeat.study.present import present
 from crossbeat.training import Estimate
 
 pytestmark = pytest.mark.slow
 Make = Callable[..., Study]
-
-
-def opened(folder: Path, study: Study, cohort_csv: Path) -> StudyFolder:
-    return StudyFolder(folder).open(study, cohort_csv, Means("cpu", "32"))
 
 
 def in_this_process(study: StudyFolder, name: str) -> Path:
@@ -42,23 +35,6 @@ def finish(study: StudyFolder) -> None:
     for cell in pending(study):
         run_cell(cell, study, study.means)
     assert pending(study) == []
-
-
-def same_results(one: Path, other: Path) -> None:
-    """Weights, label maps and scores of two run folders are equal to the last bit."""
-    ours, theirs = (load_file(run / "segmenter" / "weights.safetensors") for run in (one, other))
-    assert ours.keys() == theirs.keys()
-    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
-    maps = sorted(path.name for path in (one / "predictions").glob("*.nii.gz"))
-    assert maps
-    for name in maps:
-        a, b = (read_volume(run / "predictions" / name)[0] for run in (one, other))
-        assert np.array_equal(a, b)
-    assert (one / "scores.csv").read_text() == (other / "scores.csv").read_text()
-
-
-def problems(outcomes: list[Outcome]) -> dict[str, str]:
-    return {outcome.cell.name: outcome.problem for outcome in outcomes}
 
 
 def test_a_cell_is_the_same_every_time_in_a_process_of_its_own_too(
@@ -233,19 +209,6 @@ def test_other_folds_lie_beside_those_that_were_there(
     ]
     assert names[0] - names[1] == {"target_supervised/seed-0"}
     assert names[1] - names[0] == {f"target_supervised/seed-0-fold-{i}-of-2" for i in (0, 1)}
-
-
-def processes_of(study: StudyFolder) -> list[int]:
-    """Numbers of the processes of the study's cells that are alive."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if "crossbeat.study.cell" in words and str(study.path.resolve()) in words:
-            found.append(int(path.parent.name))
-    return found
 
 
 def wait_for(there: Callable[[], bool], seconds: float = 120) -> None:

@@ -6,19 +6,16 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from finished_cells import opened, problems, processes_of, same_results
 
-from crossbeat.data.nifti import read_volume
 from crossbeat.errors import RunError, SettingsError
 from crossbeat.study.cell import state
 from crossbeat.study.engine import pending
-from crossbeat.study.folder import Means, StudyFolder
-from crossbeat.study.local import Outcome, run_locally
+from crossbeat.study.folder import Means
+from crossbeat.study.local import run_locally
 from crossbeat.study.node import SAME, look, why_unfit
 from crossbeat.study.on_ray import request, run_on_ray
 from crossbeat.study.plan import Cell, Study
@@ -38,38 +35,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[ray_cluster.Cluster]:
     made.add_node(**NODE)
     yield made
     made.shutdown()
-
-
-def opened(folder: Path, study: Study, cohort_csv: Path) -> StudyFolder:
-    return StudyFolder(folder).open(study, cohort_csv, Means("cpu", "32"))
-
-
-def problems(outcomes: list[Outcome]) -> dict[str, str]:
-    return {outcome.cell.name: outcome.problem for outcome in outcomes}
-
-
-def same_results(one: Path, other: Path) -> None:
-    """Weights, label maps and scores of two run folders are equal to the last bit."""
-    ours, theirs = (load_file(run / "segmenter" / "weights.safetensors") for run in (one, other))
-    assert ours.keys() == theirs.keys()
-    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
-    maps = sorted(path.name for path in (one / "predictions").glob("*.nii.gz"))
-    assert maps
-    for name in maps:
-        a, b = (read_volume(run / "predictions" / name)[0] for run in (one, other))
-        assert np.array_equal(a, b)
-    assert (one / "scores.csv").read_bytes() == (other / "scores.csv").read_bytes()
-
-
-def processes_of(study: StudyFolder) -> list[int]:
-    """Numbers of the processes of cells of a study that are alive on this computer."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it ended meanwhile
-            words = path.read_bytes().split(b"\0")
-            if b"crossbeat.study.cell" in words and bytes(study.path) in words:
-                found.append(int(path.parent.name))
-    return found
 
 
 def test_a_node_dies_in_the_middle_and_the_study_ends_whole_and_equal_to_the_local_one(
