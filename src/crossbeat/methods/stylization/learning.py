@@ -1,0 +1,213 @@
+"""The stages that learn to stylise: contents and styles in, RAIN or AdaConv out, the encoder frozen throughout.
+
+Rahman, Gu 2023, Eq. 2 to 6, with the weights of the cardiac code (methods.md 3.2) and AdaConv's (3.6).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from crossbeat.losses.style import (
+    content_loss,
+    kl_divergence,
+    published_kl_divergence,
+    reconstruction_loss,
+    structure_loss,
+    style_loss,
+)
+from crossbeat.methods.stylization.encoder import Encoder
+from crossbeat.methods.stylization.settings import Settings
+from crossbeat.methods.stylization.styles import Material, choose_styles, code_noise, style_images
+from crossbeat.methods.stylization.stylizer import Stylizer
+from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder
+from crossbeat.networks.rain import CHANNELS, Rain, StyleCode
+from crossbeat.networks.vgg import Features
+from crossbeat.prepare.slices import SliceBank, training_batch
+from crossbeat.training import Run, Stage, fit, seed_torch
+
+MEASURED_OVER: Final = 8
+"""Batches of styles over which AdaConv's descriptors are standardised before their autoencoder learns."""
+
+
+class StylizerStage(Stage):
+    """One batch of contents in the styles of one batch of styles a step, and one update of the stylizer."""
+
+    def __init__(
+        self,
+        run: Run,
+        settings: Settings,
+        network: Rain | AdaConv,
+        encoder: Encoder,
+        content: SliceBank,
+        styles: SliceBank,
+    ) -> None:
+        super().__init__(run, "stylizer", clip_norm=settings.stylizer_clip_norm or None)
+        self.settings = settings
+        self.network = network
+        self.encoder = encoder  # no module of the stage: frozen, and in no checkpoint
+        self.content = content
+        self.styles = styles
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        s = self.settings
+        images = training_batch(
+            self.content, s.stylizer_batch, s.turns, seed=self.run.seed, step=step, share=self.share
+        ).image
+        with torch.no_grad():
+            content = self.encoder.vgg(images).relu4_1
+            style: Features = self.encoder.vgg(self._styles(step))
+        terms = self._rain(images, content, style, step) if isinstance(self.network, Rain) else {}
+        if isinstance(self.network, AdaConv):
+            made = self.network(content, style.relu4_1, (images.shape[2], images.shape[3]))
+            terms = self._compared(made, images, content, style)
+        loss = torch.stack([weight * term for weight, term in terms.values()]).sum()
+        self.descend(loss)
+        return {"loss": loss.detach()} | {name: term.detach() for name, (_, term) in terms.items()}
+
+    def configure_optimizers(self) -> Any:
+        s = self.settings
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=s.stylizer_learning_rate)
+        return [optimizer], [LambdaLR(optimizer, lambda step: 1 / (1 + s.stylizer_decay * step))]
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.content, self.styles = self.content.to(self.device), self.styles.to(self.device)
+        self.encoder.to(self.device)
+
+    def _styles(self, step: int) -> Float[Tensor, "n 1 y x"]:
+        chosen = choose_styles(self.styles, self.settings.stylizer_batch, seed=self.run.seed, step=step)
+        return style_images(
+            self.styles, chosen, self.settings.turns, seed=self.run.seed, step=step, share=self.share
+        )
+
+    def _rain(
+        self, images: Tensor, content: Tensor, style: Features, step: int
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Eq. 2: the content and style losses, and those of the style autoencoder."""
+        assert isinstance(self.network, Rain)
+        s = self.settings
+        noise = self.share(code_noise(s.stylizer_batch, CHANNELS, seed=self.run.seed, step=step))
+        found = self.network(
+            content, style.relu4_1, noise.to(content), (images.shape[2], images.shape[3]), joint=s.joint
+        )
+        rebuilt = reconstruction_loss(found.decoded.vector(), found.measured.vector())
+        return self._compared(found.images, images, found.target, style) | {
+            "loss_kl": (s.kl_weight, divergence(found.code)),
+            "loss_reconstruction": (s.reconstruction_weight, rebuilt),
+        }
+
+    def _compared(
+        self, made: Tensor, images: Tensor, wanted: Tensor, style: Features
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Eq. 3 and 4 on what the encoder sees in the stylised images, and the structure that they keep."""
+        seen: Features = self.encoder.vgg(made)
+        content_weight, style_weight = self.settings.weights
+        terms = {
+            "loss_content": (content_weight, content_loss(seen.relu4_1, wanted)),
+            "loss_style": (style_weight, style_loss(seen, style)),
+        }
+        if self.settings.structure_weight:
+            terms["loss_structure"] = (self.settings.structure_weight, structure_loss(made, images))
+        return terms
+
+
+class StyleVaeStage(Stage):
+    """Eq. 5 and 6 on the descriptors of a finished AdaConv: what styles there are, as codes (methods.md 3.6)."""
+
+    def __init__(
+        self,
+        run: Run,
+        settings: Settings,
+        autoencoder: DescriptorAutoencoder,
+        stylizer: Stylizer,
+        styles: SliceBank,
+    ) -> None:
+        super().__init__(run, "style_vae", clip_norm=settings.stylizer_clip_norm or None)
+        self.settings = settings
+        self.autoencoder = autoencoder
+        self.stylizer = stylizer
+        self.styles = styles
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        s, seed = self.settings, self.run.seed
+        chosen = choose_styles(self.styles, s.stylizer_batch, seed=seed, step=step)
+        images = style_images(self.styles, chosen, s.turns, seed=seed, step=step, share=self.share)
+        noise = self.share(code_noise(s.stylizer_batch, CHANNELS, seed=seed, step=step)).to(self.device)
+        with torch.autocast(
+            self.device.type, enabled=False
+        ):  # as RAIN's: 8 bits of a descriptor move an image
+            descriptor = self.stylizer.code_of(images)
+            code = self.autoencoder.encode(descriptor)
+            decoded = self.autoencoder.decode(code.at(noise))
+            rebuilt = reconstruction_loss(
+                self.autoencoder.vector(decoded), self.autoencoder.vector(descriptor)
+            )
+            loss_kl = divergence(code)
+            loss = s.kl_weight * loss_kl + s.reconstruction_weight * rebuilt
+        self.descend(loss)
+        told = {"loss_kl": loss_kl.detach(), "loss_reconstruction": rebuilt.detach()}
+        return {"loss": loss.detach(), **told}
+
+    def configure_optimizers(self) -> Any:
+        rate = self.settings.stylizer_learning_rate
+        optimizer = torch.optim.Adam(self.autoencoder.parameters(), lr=rate)
+        decay = self.settings.stylizer_decay
+        return [optimizer], [LambdaLR(optimizer, lambda step: 1 / (1 + decay * step))]
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.styles = self.styles.to(self.device)
+        self.stylizer.to(self.device)
+
+
+def divergence(code: StyleCode) -> Float[Tensor, ""]:
+    """Eq. 5 of a style's distribution, in the form that belongs to its ξ."""
+    if code.log_variance is None:
+        return published_kl_divergence(code.centre, code.spread)
+    return kl_divergence(code.centre, code.log_variance)
+
+
+def learn_stylizer(material: Material, encoder: Encoder, settings: Settings, run: Run) -> Stylizer:
+    """Train the stylizer, and the style autoencoder where asked, and leave them in `models/stylizer`."""
+    assert material.taught is not None
+    seed_torch(run.seed, "stylizer network")
+    network = settings.build_stylizer()
+    stage = StylizerStage(run, settings, network, encoder, material.content, material.taught)
+    rounds, length = settings.auxiliary_rounds("stylizer")
+    fit(stage, rounds=rounds, steps_per_round=length)
+    told = {"method": "stylization", "seed": run.seed, "settings": settings.model_dump(mode="json")}
+    told |= {"styles": sorted({place.scan for place in material.taught.table})}
+    stylizer = Stylizer(encoder.to(run.torch_device), network, provenance=told | run.surroundings())
+    if settings.stylizer == "adaconv" and settings.style_vae:
+        stylizer.autoencoder = _learn_codes(stylizer, material.taught, settings, run)
+    if run.writes and run.estimates is None:
+        stylizer.save(run.folder / "models" / "stylizer")
+    return stylizer
+
+
+def _learn_codes(
+    stylizer: Stylizer, styles: SliceBank, settings: Settings, run: Run
+) -> DescriptorAutoencoder:
+    seed_torch(run.seed, "style autoencoder")
+    autoencoder = settings.build_style_vae().to(run.torch_device)
+    styles = styles.to(run.torch_device)
+    chosen = [
+        choose_styles(styles, settings.stylizer_batch, seed=run.seed, step=i) for i in range(MEASURED_OVER)
+    ]
+    autoencoder.standardise(
+        torch.cat(
+            [
+                stylizer.code_of(style_images(styles, which, settings.turns, seed=run.seed, step=i))
+                for i, which in enumerate(chosen)
+            ]
+        )
+    )
+    stage = StyleVaeStage(run, settings, autoencoder, stylizer, styles)
+    rounds, length = settings.auxiliary_rounds("style_vae")
+    fit(stage, rounds=rounds, steps_per_round=length)
+    return autoencoder.eval().requires_grad_(False)

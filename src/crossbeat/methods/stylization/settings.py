@@ -1,0 +1,399 @@
+"""The settings of stylization: what paper 002 says, what the code it rests on does, and what we hold to be sound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+
+from crossbeat.errors import SettingsError
+from crossbeat.methods.recipe import Filter, Recipe, whole_rounds
+from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder, Layout
+from crossbeat.networks.rain import Deviation, Rain, Spread
+from crossbeat.prepare.augment import Augmentation, preset_with
+from crossbeat.prepare.volumes import Preparation
+from crossbeat.segmenter import NetworkSpec
+
+AFFINE: Final[Mapping[str, Any]] = {
+    "rotation_deg": [-10, 10],
+    "rotation_probability": 0.5,
+    "shear_deg": [-12, 12],
+    "shear_probability": 0.5,
+    "anisotropic_zoom": [0.8, 1.2],
+    "anisotropic_zoom_probability": 0.5,
+    "shift_px": [-22, 22],
+    "shift_probability": 0.5,
+    "flip_x_probability": 0.5,
+    "flip_y_probability": 0.5,
+}
+"""Random changes of Few-shot-UDA (methods.md 3.4), each drawn by itself; beyond the image lies its minimum."""
+
+PAPER: Final[Mapping[str, Any]] = {
+    "image_size": 224,
+    "spacing_mm": 1.0,
+    "centre": "image",
+    "normalise_per": "volume",
+    "low_percentile": 0.0,
+    "high_percentile": 100.0,
+    "spread": "direct",
+    "deviation": "free",
+    "style_channels": 512,
+    "stylizer_decay": 0.0,
+    "stylizer_clip_norm": 0.0,
+    "match_updates": False,
+    "shared_epsilon": True,
+    "ascent": "asm",
+    "ascent_pass": "shared",
+    "trust_region": 0.0,
+    "smooth": 0.0,
+    "batch_size": 4,
+    "augmentation": "none",
+    "augmentation_changes": dict(AFFINE),
+    "optimizer": "sgd",
+    "learning_rate": 2.5e-4,
+    "weight_decay": 5e-4,
+    "schedule": "polynomial",
+    "clip_norm": 0.0,
+    "ema_decay": 0.0,
+}
+"""What the text and the code share; where the text says nothing, it is read as the code (methods.md 3.2 to 3.4)."""
+
+CONTENT_WEIGHT: Final = {
+    "rain": 5.0,
+    "adaconv": 1.0,
+}  # Few-shot-UDA; RElbers/ada-conv-pytorch (methods.md 3.2, 3.6)
+STYLE_WEIGHT: Final = {"rain": 5.0, "adaconv": 10.0}
+
+
+class Settings(Recipe):
+    """Settings of stylization. Sections are those of methods.md."""
+
+    PROFILES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "ours": {},
+        "text": {**PAPER, "network": "dru_net", "consistency_weight": 0.0, "joint": True},
+        "code": {**PAPER},
+    }
+    SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "full": {},
+        "bench": {
+            "image_size": 128,
+            "spacing_mm": 1.5,
+            "encoder_batch": 8,
+            "encoder_steps": 1000,
+            "stylizer_batch": 8,
+            "stylizer_steps": 1000,
+            "style_vae_steps": 500,
+            "steps": 1000,
+        },
+        "demo": {
+            "image_size": 96,
+            "spacing_mm": 2.0,
+            "encoder": "random",
+            "stylizer": "adaconv",
+            "stylizer_batch": 4,
+            "stylizer_steps": 60,
+            "style_vae_steps": 60,
+            "network": "dilated_resunet",
+            "consistency_weight": 0.0,
+            "batch_size": 4,
+            "steps": 600,
+            "steps_per_round": 200,
+        },
+    }
+
+    stylizer: Literal["rain", "adaconv", "none"] = Field(
+        "rain", description="how content takes on a style; none: setting 0 of Table 1, originals alone"
+    )
+    style: Literal["random", "same_patient"] = Field(
+        "random",
+        description="style images drawn at random, or the same patient's nearest slice; setting 3, 3.6",
+    )
+    style_scans: Literal["all", "patient", "slice"] = Field(
+        "all",
+        description="of the target: all that train, one patient (few-shot), its middle slice (one-shot); 3.3",
+    )
+    pretrain_style: Filter = Field(
+        default_factory=dict,
+        description="cohort columns of the images whose styles the stylizer learns, as {sequence: t2} in setting 1; "
+        "empty: the target's; methods.md 3.6",
+    )
+
+    encoder: str = Field(
+        "cmr",
+        description="VGG-19 to relu4_1: cmr (learnt here without labels), random, a user's weight file, or the "
+        "models/encoder of another run; methods.md 3.7",
+    )
+    encoder_channels: Literal[1, 3] = Field(
+        1, description="colours of a user's weight file: summed, or grey given three times; methods.md 3.7"
+    )
+    encoder_gate: bool = Field(
+        True, description="stop where a cmr encoder loses too much of held-out images; off: only say so; 3.7"
+    )
+    encoder_psnr_db: float = Field(28.0, gt=0, description="that it must reach there, peak 1; methods.md 3.7")
+    encoder_held_out: float = Field(
+        0.1, gt=0, lt=1, description="share of the subjects, by seed; at least one; ours"
+    )
+    encoder_steps: int = Field(
+        4000, ge=1, description="updates of a cmr encoder; 20 to 50 epochs, methods.md 3.7"
+    )
+    encoder_batch: int = Field(16, ge=1, description="slices a step, over all devices; ours")
+    encoder_learning_rate: float = Field(5e-4, gt=0, description="Adam, the highest of one_cycle; ours")
+    encoder_noise_sd: float = Field(
+        0.05, ge=0, le=1, description="of the noise to be taken away, peak 1; ours"
+    )
+    encoder_mask_share: float = Field(
+        0.1, ge=0, lt=1, description="of squares of 8 pixels to be filled in; ours, methods.md 3.7"
+    )
+    encoder_gradient_weight: float = Field(
+        1.0, ge=0, description="of the gradients at three scales beside L1; ours, methods.md 3.7"
+    )
+    encoder_head_weight: float = Field(
+        0.05, ge=0, description="of telling sequences and vendors apart, where there are several; ours, 3.7"
+    )
+
+    stylizer_steps: int = Field(
+        8000, ge=1, description="updates of the stylizer; 200 epochs of 700 pairs, 3.2"
+    )
+    stylizer_batch: int = Field(16, ge=1, description="contents and styles a step; methods.md 3.2")
+    stylizer_learning_rate: float = Field(1e-4, gt=0, description="Adam; methods.md 3.2 and 3.6")
+    stylizer_decay: float = Field(
+        5e-5, ge=0, description="d in rate / (1 + d · step); RElbers 2e-4, cardiac next to none; 3.2, 3.6"
+    )
+    stylizer_clip_norm: float = Field(10.0, ge=0, description="largest norm of its gradient; 0: any; 3.6")
+    turn_styles: bool = Field(
+        True,
+        description="encoder and stylizer learn from slices turned, zoomed and shifted by a little; ours",
+    )
+    content_weight: float | None = Field(
+        None, ge=0, description="λ of Eq. 3; null: 5 for RAIN, 1 for AdaConv; methods.md 3.2 and 3.6"
+    )
+    style_weight: float | None = Field(
+        None, ge=0, description="λ of Eq. 4; null: 5 for RAIN, 10 for AdaConv; methods.md 3.2 and 3.6"
+    )
+    kl_weight: float = Field(1.0, ge=0, description="λ of Eq. 5, a mean over the code's axes; methods.md 3.2")
+    reconstruction_weight: float = Field(5.0, ge=0, description="λ of Eq. 6; methods.md 3.2")
+    structure_weight: float = Field(
+        0.0,
+        ge=0,
+        description="of edges that lie as the content's, which section 5.1 of the paper asks for; 3.8",
+    )
+    joint: bool = Field(
+        False, description="style and content losses reach RAIN's autoencoder, as Eq. 2 says; methods.md 3.2"
+    )
+    spread: Spread = Field("log_variance", description="what RAIN says of ξ; published direct; 3.2, 3.8")
+    deviation: Deviation = Field("softplus", description="of RAIN's decoded styles; published free; 3.2, 3.8")
+    style_channels: int = Field(128, ge=1, le=512, description="of AdaConv's descriptor; paper 512; 3.6")
+    kernel_size: int = Field(3, ge=3, le=9, description="side of AdaConv's predicted kernels, odd; 3.6")
+    layout: Layout = Field(
+        "mirror", description="of AdaConv's decoder: 1, 4, 2, 2 convolutions, or 1, 2, 2, 4; 3.6"
+    )
+    style_vae: bool = Field(
+        False,
+        description="AdaConv's styles get a code to search along, as RAIN's have; the paper's later work",
+    )
+    style_vae_steps: int = Field(2000, ge=1, description="updates of that autoencoder; ours")
+
+    epsilon_rounds: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="N, uses of a source batch: N - 1 ascents; null: 3 with a code, else 1; 3.3",
+    )
+    match_updates: bool = Field(
+        True, description="`steps` updates for every N; false: N times `steps`, as the code; methods.md 3.3"
+    )
+    shared_epsilon: bool = Field(
+        False, description="one style and ε a batch, as the code, not a slice; 3.3, 3.8"
+    )
+    ascent: Literal["normalised", "asm"] = Field(
+        "normalised", description="steps along ε of one length, or η / L times the gradient; methods.md 3.8"
+    )
+    ascent_step: float = Field(0.1, gt=0, description="r / √512, of a normalised step; methods.md 3.8")
+    ascent_rate: float = Field(20.0, gt=0, description="η of asm; 20 by default, 120 in an example; 3.3")
+    ascent_pass: Literal["own", "shared"] = Field(
+        "own",
+        description="the gradient of ε from stylised images under BatchNorm's running means, or the update's; 3.8",
+    )
+    trust_region: float = Field(
+        3.0, ge=0, description="farthest that ε goes from ψ, in norms of ξ; 0: anywhere, as the code; 3.8"
+    )
+
+    network: str = Field("dr_unet", description="entry of networks.SEGMENTERS; text dru_net, methods.md 3.1")
+    network_arguments: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the network's builder"
+    )
+    image_size: int = Field(192, ge=32, le=1024, description="side of the crop in pixels; paper 224, 3.4")
+    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane; paper 1, 3.4")
+    centre: Literal["heart", "image"] = Field(
+        "heart", description="what the crop is centred on; paper image, 3.4"
+    )
+    normalise_per: Literal["slice", "volume"] = Field("slice", description="to [0, 1]; paper volume, 3.4")
+    low_percentile: float = Field(0.5, ge=0, lt=50, description="clipped below; the paper does not, 3.4")
+    high_percentile: float = Field(99.5, gt=50, le=100, description="clipped above; the paper does not, 3.4")
+    augmentation: Literal["none", "light", "standard", "random_contrast", "chen2020"] = Field(
+        "standard", description="preset of prepare.augment for the contents, before they are stylised; 3.4"
+    )
+    augmentation_changes: dict[str, Any] = Field(
+        default_factory=dict, description="fields of prepare.augment.Augmentation that differ from the preset"
+    )
+    cross_entropy_weight: float = Field(1.0, ge=0, description="in the segmentation loss; methods.md 3.3")
+    overlap_weight: float = Field(1.0, ge=0, description="of the overlap in that loss; methods.md 3.3")
+    overlap: Literal["jaccard", "dice"] = Field(
+        "jaccard", description="soft, of the batch, or of each slice; 3.3"
+    )
+    smooth: float = Field(1.0, ge=0, description="pixels added to both parts of the overlap; code 0, 3.3")
+    consistency_weight: float = Field(
+        2e-3, ge=0, description="of bottleneck features alike for image and stylised image; ASM 2e-4, 3.3"
+    )
+    batch_size: int = Field(8, ge=1, description="contents a step, seen plain and stylised; paper 4, 3.3")
+    steps: int = Field(6000, ge=1, description="updates of the segmenter, or a part of them: match_updates")
+    steps_per_round: int = Field(
+        250, ge=1, description="between two validations and checkpoints, in each stage"
+    )
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd with momentum 0.9 in the paper; 3.3")
+    learning_rate: float = Field(1e-3, gt=0, description="the highest of the schedule; paper 2.5e-4, 3.3")
+    weight_decay: float = Field(1e-2, ge=0, description="of the optimizer; paper 5e-4, methods.md 3.3")
+    schedule: Literal["one_cycle", "polynomial", "constant"] = Field(
+        "one_cycle", description="of the learning rate; polynomial: to the power 0.5, methods.md 3.3"
+    )
+    clip_norm: float = Field(1.0, ge=0, description="largest norm of the segmenter's gradient; 0: any")
+    ema_decay: float = Field(
+        0.995, ge=0, lt=1, description="of the averaged weights, a step; 0 switches them off, as in the paper"
+    )
+
+    @field_validator("pretrain_style", mode="before")
+    @classmethod
+    def _accept_single_styles(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {k: [str(x) for x in v] if isinstance(v, list) else [str(v)] for k, v in given.items()}
+
+    @property
+    def has_code(self) -> bool:
+        """Whether styles have a code ε that can be searched along."""
+        return self.stylizer == "rain" or (self.stylizer == "adaconv" and self.style_vae)
+
+    @property
+    def uses(self) -> int:
+        """N: how often a source batch is used, each time for one update."""
+        if self.epsilon_rounds is not None:
+            return self.epsilon_rounds
+        return 3 if self.has_code else 1
+
+    @property
+    def segmenter_updates(self) -> int:
+        return self.steps if self.match_updates else self.steps * self.uses
+
+    @property
+    def rounds(self) -> tuple[int, int]:
+        """Number of rounds of the segmentation, and updates in each: as many for every N under `match_updates`."""
+        rounds, length = whole_rounds("steps", self.steps, self.steps_per_round)
+        return rounds, length if self.match_updates else length * self.uses
+
+    def auxiliary_rounds(self, name: Literal["encoder", "stylizer", "style_vae"]) -> tuple[int, int]:
+        """As `rounds`, of another stage, whose updates are the setting `<name>_steps`."""
+        return whole_rounds(f"{name}_steps", getattr(self, f"{name}_steps"), self.steps_per_round)
+
+    @property
+    def preparation(self) -> Preparation:
+        """One intensity scale, [0, 1], for encoder, stylizer and segmenter (methods.md 3.8)."""
+        return Preparation(
+            size=self.image_size,
+            spacing_mm=self.spacing_mm,
+            centre=self.centre,
+            scale="unit",
+            per=self.normalise_per,
+            low_percentile=self.low_percentile,
+            high_percentile=self.high_percentile,
+        )
+
+    @property
+    def spec(self) -> NetworkSpec:
+        return NetworkSpec(name=self.network, size=self.image_size, arguments=self.network_arguments)
+
+    @property
+    def changes(self) -> Augmentation:
+        """The random changes that each content goes through before it is stylised."""
+        return preset_with(self.augmentation, self.augmentation_changes)
+
+    @property
+    def turns(self) -> Augmentation:
+        """The random changes under which encoder and stylizer learn: of geometry alone, for contrast is the style."""
+        if not self.turn_styles:
+            return preset_with("none", {})
+        return preset_with("light", {"gamma_probability": 0.0, "noise_probability": 0.0})
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Of content and style in the stylizer's loss."""
+        content, style = self.content_weight, self.style_weight
+        return (
+            CONTENT_WEIGHT.get(self.stylizer, 0.0) if content is None else content,
+            STYLE_WEIGHT.get(self.stylizer, 0.0) if style is None else style,
+        )
+
+    def build_stylizer(self) -> Rain | AdaConv:
+        """RAIN or AdaConv with fresh weights, for images of the encoder's channels."""
+        if self.stylizer == "adaconv":
+            return AdaConv(
+                self.encoder_channels,
+                style_channels=self.style_channels,
+                kernel_size=self.kernel_size,
+                layout=self.layout,
+            )
+        return Rain(self.encoder_channels, spread=self.spread, deviation=self.deviation)
+
+    def build_style_vae(self) -> DescriptorAutoencoder:
+        """The autoencoder of AdaConv's descriptors, with fresh weights."""
+        return DescriptorAutoencoder(self.style_channels, self.kernel_size)
+
+    @model_validator(mode="after")
+    def _refuse_what_cannot_be_made(self) -> Settings:
+        assert self.rounds
+        for name in ("encoder", "stylizer", "style_vae"):
+            assert self.auxiliary_rounds(name)
+        assert self.changes
+        self._refuse_contradictions()
+        with torch.device("meta"):  # no memory, no random numbers
+            network = self.spec.build()
+            if self.stylizer != "none":
+                self.build_stylizer()
+            if self.style_vae:
+                self.build_style_vae()
+        if (
+            self.consistency_weight
+            and self.stylizer != "none"
+            and not hasattr(network, "forward_with_bottleneck")
+        ):
+            raise SettingsError(
+                f"consistency_weight {self.consistency_weight:g}: network {self.network!r} does not show the features "
+                "of its bottleneck; say consistency_weight: 0, or take network: dr_unet"
+            )
+        return self
+
+    def _refuse_contradictions(self) -> None:
+        if self.stylizer == "adaconv" and not self.style_vae and self.uses > 1:
+            raise SettingsError(
+                f"epsilon_rounds {self.uses}: AdaConv's styles have no code to search along; say style_vae: true, "
+                "or epsilon_rounds: 1"
+            )
+        if self.style == "same_patient" and self.shared_epsilon:
+            raise SettingsError(
+                "style same_patient gives each slice its own style, and shared_epsilon one to the whole batch; "
+                "say shared_epsilon: false"
+            )
+        if self.style == "same_patient" and self.style_scans != "all":
+            raise SettingsError(
+                f"style same_patient needs the target scans of all patients, and style_scans is {self.style_scans}; "
+                "say style_scans: all, or style: random"
+            )
+        if self.encoder_channels == 3 and self.encoder in ("cmr", "random"):
+            raise SettingsError(
+                f"encoder_channels 3 is for the weights of a file; encoder {self.encoder} is grey: say 1"
+            )
+        if not self.cross_entropy_weight and not self.overlap_weight:
+            raise SettingsError(
+                "cross_entropy_weight and overlap_weight are both 0, so the segmenter learns nothing; raise one"
+            )
