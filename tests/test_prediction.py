@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CaseError, FileError, SettingsError
-from crossbeat.labels import Structure
+from crossbeat.labels import UNKNOWN, Structure
 from crossbeat.prediction import keep_largest_components, predict_case, predict_cohort
 from crossbeat.prepare.volumes import Preparation
 from crossbeat.segmenter import NetworkSpec, Segmenter
@@ -51,6 +52,22 @@ def test_an_ensemble_averages_probabilities_not_votes(hearts: Callable[..., Coho
     weak_lv, strong_myo = always(0.2, 0.45, 0.35, 1e-6), always(0.05, 0.05, 0.9, 1e-6)
     assert set(np.unique(predict_case([weak_lv, weak_lv], case))) == {0, Structure.LV}
     assert set(np.unique(predict_case([weak_lv, weak_lv, strong_myo], case))) == {0, Structure.MYO}
+
+
+def test_frames_that_nobody_asks_for_are_not_predicted(hearts: Callable[..., Cohort]) -> None:
+    case = hearts(1, 0).read(hearts(1, 0).rows[0])
+    rng = np.random.default_rng(0)
+    cine = replace(
+        case, image=rng.normal(size=(5, *case.image.shape[1:])).astype(np.float32), labels=None, drawn=()
+    )
+    torch.manual_seed(0)
+    segmenter = Segmenter(SPEC.build(), SPEC, Preparation(size=32, spacing_mm=2.0, centre="image"))
+    whole = predict_case([segmenter], cine)
+    some = predict_case([segmenter], cine, frames=[3, 1])
+    assert (some[[0, 2, 4]] == UNKNOWN).all()
+    assert (some[[1, 3]] == whole[[1, 3]]).all()
+    assert len(np.unique(whole[[1, 3]])) > 1
+    assert (predict_case([segmenter], cine, frames=[]) == UNKNOWN).all()
 
 
 def test_an_ensemble_of_different_structures_is_refused(hearts: Callable[..., Cohort]) -> None:

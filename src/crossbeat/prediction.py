@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CrossbeatError, SettingsError
-from crossbeat.labels import Structure
+from crossbeat.labels import UNKNOWN, Structure
 from crossbeat.segmenter import Segmenter
 
 Writer = Callable[[Row, NDArray[np.uint8]], None]
@@ -34,18 +34,27 @@ class Failure:
 
 
 def predict_case(
-    segmenters: Sequence[Segmenter], case: Case, *, flips: bool = False, largest_component: bool = True
+    segmenters: Sequence[Segmenter],
+    case: Case,
+    *,
+    flips: bool = False,
+    largest_component: bool = True,
+    frames: Sequence[int] | None = None,
 ) -> NDArray[np.uint8]:
-    """(t, z, y, x) values of `Structure` on the case's own grid.
+    """(t, z, y, x) values of `Structure` on the case's own grid; `UNKNOWN` in frames that are not in `frames`.
 
     Several segmenters are averaged as probabilities on that grid; they must know the same structures
     (`SettingsError`). With `largest_component` only the largest part of each structure stays, frame by frame.
     """
     _refuse_unlike(segmenters)
     first = segmenters[0]
-    chunks = [p.argmax(dim=1).to(torch.uint8).cpu() for p in _mean(segmenters, case, flips)]
-    labels = first.name_classes(torch.cat(chunks).reshape(case.image.shape).numpy())
-    return keep_largest_components(labels) if largest_component else labels
+    wanted = list(range(case.frames)) if frames is None else sorted(set(frames))
+    whole = np.full(case.image.shape, UNKNOWN, np.uint8)
+    if wanted:
+        chunks = [p.argmax(dim=1).to(torch.uint8).cpu() for p in _mean(segmenters, case, flips, wanted)]
+        labels = first.name_classes(torch.cat(chunks).reshape(len(wanted), *case.image.shape[1:]).numpy())
+        whole[wanted] = keep_largest_components(labels) if largest_component else labels
+    return whole
 
 
 def keep_largest_components(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -74,9 +83,12 @@ def predict_cohort(
     *,
     flips: bool = False,
     largest_component: bool = True,
+    frames: Mapping[str, Sequence[int]] | None = None,
     progress: Callable[[Row], None] = lambda row: None,
 ) -> list[Failure]:
     """Predict every scan and hand it to `write`; a scan that fails is named in the answer, the rest go on.
+
+    `frames` says by scan which of its frames are wanted; of scans that are not in it all are.
 
     Files are read and written in threads of their own, a few scans ahead of the network and behind it. Label
     files are never opened. Segmenters that do not go together raise `SettingsError` at once.
@@ -88,7 +100,11 @@ def predict_cohort(
         for row, reading in _read_ahead(cohort.without_labels(), readers):
             try:
                 labels = predict_case(
-                    segmenters, reading.result(), flips=flips, largest_component=largest_component
+                    segmenters,
+                    reading.result(),
+                    flips=flips,
+                    largest_component=largest_component,
+                    frames=(frames or {}).get(row.scan),
                 )
                 written.append((row, writers.submit(write, row, labels)))
             except Exception as error:  # one scan must never cost the others theirs
@@ -110,8 +126,10 @@ def _failure(row: Row, error: Exception) -> Failure:
     return Failure(row.scan, str(error) if ours else f"scan {row.scan!r}: {type(error).__name__}: {error}")
 
 
-def _mean(segmenters: Sequence[Segmenter], case: Case, flips: bool) -> Iterator[Float[Tensor, "n k y x"]]:
-    streams = [s.probabilities(case, s.place(case), flips=flips) for s in segmenters]
+def _mean(
+    segmenters: Sequence[Segmenter], case: Case, flips: bool, frames: Sequence[int]
+) -> Iterator[Float[Tensor, "n k y x"]]:
+    streams = [s.probabilities(case, s.place(case), flips=flips, frames=frames) for s in segmenters]
     for parts in zip(*streams, strict=True):
         yield torch.stack([p.to(parts[0].device) for p in parts]).mean(dim=0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from crossbeat import __version__
 from crossbeat.case import Case
-from crossbeat.errors import RunError, SettingsError
+from crossbeat.devices import multiplies_bfloat16
+from crossbeat.errors import RunError
 from crossbeat.labels import TRAINED, Structure
 from crossbeat.networks import SEGMENTERS, build
 from crossbeat.prepare.volumes import Preparation, Window, crop, normalise, pad, slices_of, window_of
@@ -69,16 +70,18 @@ class Segmenter:
 
     @torch.inference_mode()
     def probabilities(
-        self, case: Case, window: Window, *, flips: bool = False
+        self, case: Case, window: Window, *, flips: bool = False, frames: Sequence[int] | None = None
     ) -> Iterator[Float[Tensor, "n k y x"]]:
         """Class probabilities of the slices on the scan's own grid, frame by frame, in chunks.
 
-        Outside the window all is background. With `flips` the four mirror images are averaged.
+        Outside the window all is background. With `flips` the four mirror images are averaged. `frames` are those
+        that are asked for; None: all.
         """
         self.network.eval()
-        slices = slices_of(case.image)
-        fields = self._normalised(slices, window)
-        for first in range(0, len(slices), SLICES_AT_ONCE):
+        fields = self._normalised(slices_of(case.image), window)
+        if frames is not None:
+            fields = fields.reshape(*case.image.shape[:2], *fields.shape[1:])[list(frames)].flatten(0, 1)
+        for first in range(0, len(fields), SLICES_AT_ONCE):
             images = crop(fields[first : first + SLICES_AT_ONCE], self.preparation.size).to(self.device)
             found = self._foreground(images, flips)
             whole = window.paste(pad(found, window.size))
@@ -170,16 +173,7 @@ class Segmenter:
         return logits.float().softmax(dim=1)
 
     def _may_autocast(self, device: torch.device) -> bool:
-        return device.type == "cuda" and SEGMENTERS[self.spec.name].bf16
-
-
-def find_device(word: str) -> torch.device:
-    """The device meant by auto, cpu or cuda; auto is cuda where there is one. Else `SettingsError`."""
-    if word not in ("auto", "cpu", "cuda"):
-        raise SettingsError(f"device {word!r} does not exist; it is auto, cpu or cuda")
-    if word == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("device cuda: torch finds no CUDA device here; use --device cpu or auto")
-    return torch.device("cuda" if word != "cpu" and torch.cuda.is_available() else "cpu")
+        return SEGMENTERS[self.spec.name].bf16 and multiplies_bfloat16(device.type)
 
 
 def load_segmenter(folder: Path, device: torch.device | str = "cpu") -> Segmenter:

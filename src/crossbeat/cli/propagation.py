@@ -34,7 +34,7 @@ def propagate(
     """
     from crossbeat import console
     from crossbeat.cli.carried import Task, carry_cohort, load_registration, open_folder, write_results
-    from crossbeat.segmenter import find_device
+    from crossbeat.devices import find_device
 
     which = choice(source, "ed", "ed_es")
     task = Task(run, load_registration(run, find_device(device)), which, out, fields)

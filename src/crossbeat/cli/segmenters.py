@@ -105,8 +105,9 @@ def predict(
     """Segment scans; label maps lie on each scan's own grid. Exit 1 if a scan failed."""
     from crossbeat import console
     from crossbeat.data.predictions import choose_folder, open_input, prediction_writer
+    from crossbeat.devices import find_device
     from crossbeat.prediction import predict_cohort
-    from crossbeat.segmenter import find_device, load_segmenter
+    from crossbeat.segmenter import load_segmenter
 
     out = out or choose_folder(run, scans)
     place = find_device(device)

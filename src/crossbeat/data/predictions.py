@@ -20,7 +20,7 @@ from crossbeat.data.nifti import sidecar, write_labels
 from crossbeat.data.reading import read_grid, read_labels, reader
 from crossbeat.data.studies import index_dicom
 from crossbeat.errors import CaseError, FileError, RunError, SettingsError
-from crossbeat.labels import Structure
+from crossbeat.labels import UNKNOWN, Structure
 
 CONVERTED: Final = "converted"
 """Folder, inside that of the label maps, of NIfTI files made from DICOM."""
@@ -101,7 +101,7 @@ class PredictionWriter:
         like = images[0] if len(images) == 1 else images
         write_labels(prediction_path(self.folder, row), labels, like, self.provenance)
         self.written.append(row.scan)
-        if not labels.any():
+        if not np.isin(labels, [Structure.BACKGROUND, UNKNOWN], invert=True).any():
             self.empty.append(row.scan)
         elif not (labels == Structure.LV).any():
             self.without_lv.append(row.scan)

@@ -15,13 +15,15 @@ from typing import Literal
 import torch
 import yaml
 
+from crossbeat.cohort import Cohort
 from crossbeat.data.predictions import prediction_reader, prediction_writer
+from crossbeat.devices import find_device
 from crossbeat.errors import CrossbeatError, RunError, SettingsError
 from crossbeat.evaluation import evaluate_cohort, read_scores, write_agreement, write_scores
 from crossbeat.methods import METHODS
 from crossbeat.prediction import predict_cohort
 from crossbeat.report import write_summary
-from crossbeat.segmenter import find_device, load_segmenter
+from crossbeat.segmenter import load_segmenter
 from crossbeat.study.code import code_hash
 from crossbeat.study.folder import Means, StudyFolder, locked
 from crossbeat.study.plan import Cell, canonical
@@ -99,9 +101,15 @@ def _predict(cell: Cell, folder: Path, means: Means) -> None:
     shutil.rmtree(folder / "predictions", ignore_errors=True)
     segmenter = load_segmenter(folder / "segmenter", find_device(means.device))
     write = prediction_writer(folder / "predictions", cell.scored, {"runs": [str(folder)], "flips": False})
-    failures = predict_cohort([segmenter], cell.scored, write)
+    failures = predict_cohort([segmenter], cell.scored, write, frames=_scored_frames(cell.scored))
     if failures:
         raise RunError(f"{folder}: {len(failures)} scans could not be segmented; {failures[0].problem}")
+
+
+def _scored_frames(cohort: Cohort) -> dict[str, list[int]]:
+    """The labelled frames of scans whose rows name them: nothing is scored in a cine's other frames."""
+    named = {row.scan: [frame for frame in row.label_files if frame is not None] for row in cohort}
+    return {scan: frames for scan, frames in named.items() if frames}
 
 
 def _evaluate(cell: Cell, folder: Path) -> None:

@@ -23,6 +23,7 @@ import torch
 import yaml
 
 from crossbeat.cohort import COLUMNS, Cohort, Row, read_cohort, write_cohort
+from crossbeat.devices import multiplies_bfloat16
 from crossbeat.errors import RunError, SettingsError
 from crossbeat.training.distributed import wait
 from crossbeat.training.launcher import find_local_rank, find_rank
@@ -138,7 +139,7 @@ class Run:
     def lightning_precision(self) -> _LightningPrecision:
         """Precision in Lightning's words; auto is decided here."""
         if self.precision == "auto":
-            return "bf16-mixed" if _quick_bfloat16(self.accelerator) else "32-true"
+            return "bf16-mixed" if multiplies_bfloat16(self.accelerator) else "32-true"
         table: dict[str, _LightningPrecision] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
         return table[self.precision]
 
@@ -336,13 +337,6 @@ def peak_memory_mb(accelerator: str) -> dict[str, float]:
     if accelerator == "cuda":
         peaks["peak_cuda_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1024**2, 1)
     return peaks
-
-
-def _quick_bfloat16(accelerator: str) -> bool:
-    """Whether the device multiplies bfloat16 by instructions of its own, not by emulation."""
-    if accelerator == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _device_name(accelerator: str) -> str:

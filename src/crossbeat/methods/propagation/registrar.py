@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crossbeat import __version__
+from crossbeat.devices import multiplies_bfloat16
 from crossbeat.errors import RunError, SettingsError
 from crossbeat.networks.registration import VoxelMorph
 from crossbeat.prepare.volumes import Preparation
@@ -103,7 +104,9 @@ def load_registrar(folder: Path, device: torch.device | str = "cpu") -> Registra
     ) as error:  # fmt: skip
         raise RunError(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from None
     network = in_quick_layout(network).to(device).eval()
-    return Registrar(network, preparation, _quick_bfloat16(torch.device(device)), described["provenance"])
+    return Registrar(
+        network, preparation, multiplies_bfloat16(torch.device(device).type), described["provenance"]
+    )
 
 
 def in_quick_layout(network: VoxelMorph) -> VoxelMorph:
@@ -114,13 +117,6 @@ def in_quick_layout(network: VoxelMorph) -> VoxelMorph:
     if network.dimensions == 2:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
-
-
-def _quick_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 by instructions of its own: two to three times as quick."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def as_samples(volume: Shaped[Tensor, "c z y x"], dimensions: int) -> Shaped[Tensor, "n c *grid"]:
