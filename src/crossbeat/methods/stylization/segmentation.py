@@ -7,6 +7,7 @@ takes a step up the segmentation loss, so that N uses make N - 1 ascents. The st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -235,8 +236,9 @@ def loss_of(logits: Float[Tensor, "n k y x"], batch: Batch, s: Settings) -> Floa
 
 def normalised_step(gradient: Float[Tensor, "m d"], step: float) -> Float[Tensor, "m d"]:
     """r g / ‖g‖ for each code, r = step · √d; nowhere where there is no gradient (methods.md 3.8)."""
-    norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-    return step * gradient.shape[1] ** 0.5 * gradient / norms.clamp_min(torch.finfo(gradient.dtype).tiny)
+    norms: Tensor = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+    length = step * math.sqrt(gradient.shape[1])
+    return length * gradient / norms.clamp_min(torch.finfo(gradient.dtype).tiny)
 
 
 def asm_step(gradient: Float[Tensor, "m d"], loss: Float[Tensor, ""], rate: float) -> Float[Tensor, "m d"]:

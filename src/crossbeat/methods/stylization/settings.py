@@ -194,6 +194,9 @@ class Settings(Recipe):
         description="AdaConv's styles get a code to search along, as RAIN's have; the paper's later work",
     )
     style_vae_steps: int = Field(2000, ge=1, description="updates of that autoencoder; ours")
+    auxiliary_steps_per_round: int = Field(
+        250, ge=1, description="between two checkpoints of encoder, stylizer and style autoencoder"
+    )
 
     epsilon_rounds: int | None = Field(
         None,
@@ -250,7 +253,7 @@ class Settings(Recipe):
     batch_size: int = Field(8, ge=1, description="contents a step, seen plain and stylised; paper 4, 3.3")
     steps: int = Field(6000, ge=1, description="updates of the segmenter, or a part of them: match_updates")
     steps_per_round: int = Field(
-        250, ge=1, description="between two validations and checkpoints, in each stage"
+        250, ge=1, description="between two validations and checkpoints of the segmenter"
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd with momentum 0.9 in the paper; 3.3")
     learning_rate: float = Field(1e-3, gt=0, description="the highest of the schedule; paper 2.5e-4, 3.3")
@@ -294,7 +297,7 @@ class Settings(Recipe):
 
     def auxiliary_rounds(self, name: Literal["encoder", "stylizer", "style_vae"]) -> tuple[int, int]:
         """As `rounds`, of another stage, whose updates are the setting `<name>_steps`."""
-        return whole_rounds(f"{name}_steps", getattr(self, f"{name}_steps"), self.steps_per_round)
+        return whole_rounds(f"{name}_steps", getattr(self, f"{name}_steps"), self.auxiliary_steps_per_round)
 
     @property
     def preparation(self) -> Preparation:
@@ -352,8 +355,9 @@ class Settings(Recipe):
     @model_validator(mode="after")
     def _refuse_what_cannot_be_made(self) -> Settings:
         assert self.rounds
-        for name in ("encoder", "stylizer", "style_vae"):
-            assert self.auxiliary_rounds(name)
+        if self.stylizer != "none":
+            for name in ("encoder", "stylizer", "style_vae"):
+                assert self.auxiliary_rounds(name)
         assert self.changes
         self._refuse_contradictions()
         with torch.device("meta"):  # no memory, no random numbers
