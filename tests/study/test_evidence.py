@@ -57,6 +57,7 @@ def test_evidence_grows_by_seeds_and_a_cell_that_both_have_is_the_later_ones(
         "Cells of one method come from different states of the code"
     ]
     assert not grown.remarks
+    assert grown.scores["part"].tolist() == ["target"] * 4
 
 
 def test_two_methods_of_one_state_of_the_code_are_no_mixture(small_study: Callable[..., Study]) -> None:

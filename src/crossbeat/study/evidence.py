@@ -119,19 +119,19 @@ def merge(earlier: Evidence, later: Evidence) -> Evidence:
 
     Arms and seeds are those of both study files; what else they say is the later one's.
     """
-    parts = (earlier, later)
-    cells = pd.concat([part.cells.assign(part=i) for i, part in enumerate(parts)], ignore_index=True)
+    both = (earlier, later)
+    cells = pd.concat([each.cells.assign(told=i) for i, each in enumerate(both)], ignore_index=True)
     refuse_mixture(cells, later.study.name)
-    newest = cells.sort_values(["finished", "part"], kind="stable").drop_duplicates(_KEY, keep="last")
-    scores = pd.concat([part.scores.assign(part=i) for i, part in enumerate(parts)], ignore_index=True)
-    scores = scores.merge(newest[[*_KEY, "part"]], on=[*_KEY, "part"])
+    newest = cells.sort_values(["finished", "told"], kind="stable").drop_duplicates(_KEY, keep="last")
+    scores = pd.concat([each.scores.assign(told=i) for i, each in enumerate(both)], ignore_index=True)
+    scores = scores.merge(newest[[*_KEY, "told"]], on=[*_KEY, "told"])
     study = _together(earlier.study, later.study)
     order = {name: i for i, name in enumerate(study.arms)}
 
     def in_order(table: pd.DataFrame) -> pd.DataFrame:
         """By arm as the study file has them, then by seed and fold."""
         ranked = table.assign(arm=table["arm"].map(order)).sort_values(_KEY, kind="stable")
-        return table.loc[ranked.index].drop(columns="part").reset_index(drop=True)
+        return table.loc[ranked.index].drop(columns="told").reset_index(drop=True)
 
     return Evidence(study, in_order(newest), in_order(scores))
 
