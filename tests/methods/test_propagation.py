@@ -38,6 +38,7 @@ from crossbeat.methods.propagation.carrying import (
     temporal_weights,
 )
 from crossbeat.methods.propagation.frames import (
+    Cine,
     Pair,
     choose_frames,
     draw_pairs,
@@ -45,7 +46,7 @@ from crossbeat.methods.propagation.frames import (
     place,
     shut_labels,
 )
-from crossbeat.methods.propagation.registration import RegistrationStage, pair_losses
+from crossbeat.methods.propagation.registration import RegistrationStage, carried_dice, pair_losses
 from crossbeat.methods.propagation.segmentation import Lesson, Segmentation, carried_frames, gather, weight_of
 from crossbeat.methods.recipe import find_domains
 from crossbeat.metrics import dice
@@ -357,16 +358,29 @@ def test_outside_the_window_nothing_moves() -> None:
     assert found.displacement[..., 84, 88].abs().min() > 3.9
 
 
-def test_the_masks_own_frame_is_moving() -> None:
-    """The error of methods.md 2.1: with the field of the other direction a heart that contracts would grow.
+def by_blood(moving: Tensor, fixed: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Contracts where the moving frame has more blood than the fixed one, and else expands."""
+    factor = 1 / 0.7 if (moving > 0.7).sum() > (fixed > 0.7).sum() else 0.7
+    return torch.stack([y * (factor - 1), x * (factor - 1)])
 
-    The formula contracts where the moving frame has more blood than the fixed one, and else expands.
-    """
 
-    def by_blood(moving: Tensor, fixed: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        factor = 1 / 0.7 if (moving > 0.7).sum() > (fixed > 0.7).sum() else 0.7
-        return torch.stack([y * (factor - 1), x * (factor - 1)])
+class ByBlood(VoxelMorph):
+    """A registration of slices that contracts as `by_blood` does: everything but its velocity is the real one's."""
 
+    def __init__(self) -> None:
+        super().__init__(dimensions=2)
+
+    def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """A velocity that grows with the distance from the middle: its integral is a scaling."""
+        n, _, *grid = moving.shape
+        places = [(torch.arange(side // 2) - (side // 2 - 1) / 2) for side in grid]
+        sign = 1 if (moving > 0.7).sum() > (fixed > 0.7).sum() else -1
+        velocity = torch.stack(torch.meshgrid(*places, indexing="ij")) * sign * math.log(1 / 0.7)
+        return velocity.expand(n, -1, -1, -1)
+
+
+def contracting() -> Case:
+    """Two frames of a ring about the middle of the image, the second at 0.7 of the first's size; without noise."""
     case = beating(row_of("s1"), count=2)
     y, x = np.mgrid[:48, :56].astype(float)
     labels = np.zeros((2, 3, 48, 56), np.uint8)
@@ -374,14 +388,50 @@ def test_the_masks_own_frame_is_moving() -> None:
         distance = np.hypot((y - 24) * 2.5, (x - 28) * 2.0)
         labels[t, :, distance < 40 * size] = Structure.MYO
         labels[t, :, distance < 25 * size] = Structure.LV
-    case = replace(case, labels=labels, image=GREY[labels])
-    found = carry(case, [0], Known(by_blood), frames=[1]).labels[1]
+    return replace(case, labels=labels, image=GREY[labels])
+
+
+@pytest.mark.parametrize("learnt", [False, True], ids=["a registrar's field", "a network's field"])
+def test_the_masks_own_frame_is_moving(learnt: bool) -> None:
+    """The error of methods.md 2.1: with the field of the other direction a heart that contracts would grow."""
+    case, registrar = contracting(), Known(by_blood)
+    labels = labels_of(case)
+    if learnt:
+        registrar = Registrar(ByBlood(), registrar.preparation)
+    found = carry(case, [0], registrar, frames=[1]).labels[1]
     for structure in (Structure.LV, Structure.MYO):
         area = (found == structure).sum() / (labels[0] == structure).sum()
         assert area == pytest.approx(0.49, abs=0.02)
         assert dice(found == structure, labels[1] == structure) > 0.95
-    back = carry(case, [1], Known(by_blood), frames=[0]).labels[0]
+    back = carry(case, [1], registrar, frames=[0]).labels[0]
     assert dice(back == Structure.LV, labels[0] == Structure.LV) > 0.95
+
+
+def test_fields_into_the_first_source_look_out_where_the_heart_contracted() -> None:
+    """At a second source too, where no label was carried and the field is found for its own sake."""
+    found = carry(contracting(), [0, 1], Known(by_blood), keep_displacement=True)
+    assert found.displacement is not None
+    assert not found.displacement[0].any()
+    y, x = found.displacement[1, :, 0, 34, 38]  # 10 voxels down and right of the middle
+    assert (float(y), float(x)) == pytest.approx((10 * (1 / 0.7 - 1),) * 2, abs=0.1)
+
+
+def test_labels_of_no_other_frame_move_the_window() -> None:
+    """The crop is about the source's heart, wherever another frame's labels lie."""
+    case = beating(row_of("s1"))
+    elsewhere = labels_of(case).copy()
+    elsewhere[ES] = 0
+    elsewhere[ES, :, :4, :4] = Structure.RV
+
+    def shift(moving: Tensor, fixed: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        return 0.2 * torch.stack([y, x])
+
+    registrar = Known(shift)
+    fields = [
+        carry(replace(case, labels=labels), [0], registrar, frames=[1], keep_displacement=True).displacement
+        for labels in (labels_of(case), elsewhere)
+    ]
+    assert torch.equal(*fields)
 
 
 def test_two_sources_count_by_their_nearness_round_the_cycle() -> None:
@@ -457,6 +507,12 @@ def test_a_field_that_folds_takes_the_confidence_away() -> None:
     assert (record.regularity, record.confidence) == (0, 0)
 
 
+def test_similarity_is_that_of_the_image_carried_here() -> None:
+    carried, left = (carry(contracting(), [0], Known(how), frames=[1]).frames[0] for how in (by_blood, still))
+    assert carried.similarity > 0.9
+    assert left.similarity < 0.7
+
+
 def test_agreement_is_the_mean_dice_of_what_is_in_either_mask() -> None:
     """LV: 2 of 4 + 2 voxels shared, Dice 4/6; RV in one only, 0; MYO in neither; a voxel unknown counts nowhere."""
     ours = torch.tensor([1, 1, 1, 1, 3, 1], dtype=torch.uint8).view(1, 2, 3)
@@ -513,6 +569,26 @@ def test_its_losses_are_those_of_the_frames_as_they_are_where_nothing_moves() ->
     masks = [mask[..., ::2, ::2] for mask in masks]
     expected = 1 - np.mean([dice(masks[0] == s, masks[1] == s) for s in TRAINED])
     assert half["loss_overlap"].item() == pytest.approx(expected, abs=1e-5)
+
+
+def contracting_cine() -> Cine:
+    return make_cine(contracting(), Known(still).preparation)
+
+
+def test_validation_carries_labels_from_their_own_frame() -> None:
+    moved, unmoved = carried_dice(ByBlood(), contracting_cine())
+    assert (moved[:2] > 0.95).all()
+    assert (unmoved[:2] < 0.7).all()
+    assert moved[2].isnan()
+
+
+def test_its_losses_carry_moving_to_fixed_and_back_by_the_inverse() -> None:
+    cine, settings = contracting_cine(), settings_of(dimensions=2, image_loss="mse", bidirectional=True)
+    still_there = F.mse_loss(cine.images[0].float(), cine.images[1].float()).item()
+    for pair in (Pair(0, 0, 1), Pair(0, 1, 0)):
+        found = pair_losses(ByBlood(), cine, pair, settings)
+        assert found["loss_overlap"].item() < 0.1
+        assert found["loss_image"].item() < 0.2 * still_there
 
 
 def test_two_devices_descend_as_one_does(cines: Cohort, tmp_path: Path) -> None:
@@ -577,10 +653,9 @@ def test_it_learns_to_carry_labels_to_a_heart_it_never_saw(tmp_path: Path) -> No
         assert dice(found.labels[ES] == structure, true) > unmoved + 0.1
     assert found.frames[0].smallest_jacobian > 0
     registrar.bf16 = True
-    for exact, coarse in zip(
-        found.labels[ES], carry(case, [0], registrar, frames=[ES]).labels[ES], strict=True
-    ):
-        assert (exact != coarse).mean() < 0.01
+    exact, coarse = found.labels[ES], carry(case, [0], registrar, frames=[ES]).labels[ES]
+    heart = (exact > 0) | (coarse > 0)
+    assert (exact != coarse)[heart].mean() < 0.02
 
 
 def test_a_step_of_either_stage_never_waits_for_its_device(
