@@ -28,7 +28,6 @@ from crossbeat.methods.propagation import (
     load_registrar,
     restrict,
     train,
-    with_drawn,
 )
 from crossbeat.methods.propagation.carrying import (
     FrameRecord,
@@ -49,6 +48,7 @@ from crossbeat.methods.propagation.frames import (
 from crossbeat.methods.propagation.registration import RegistrationStage, carried_dice, pair_losses
 from crossbeat.methods.propagation.segmentation import Lesson, Segmentation, carried_frames, gather, weight_of
 from crossbeat.methods.recipe import find_domains
+from crossbeat.methods.validation import validation_banks
 from crossbeat.metrics import dice
 from crossbeat.networks.registration import VoxelMorph
 from crossbeat.prepare.volumes import Preparation
@@ -470,14 +470,6 @@ def test_what_nobody_drew_is_not_carried() -> None:
     assert found.case.drawn == (lv_and_wall,) * FRAMES
 
 
-def test_what_an_expert_drew_stands_beside_what_was_carried() -> None:
-    case = restrict(beating(row_of("s1")), [0, ES])
-    found = with_drawn(carry(case, [0], Known(still)), case)
-    np.testing.assert_array_equal(labels_of(found)[[0, ES]], labels_of(case)[[0, ES]])
-    np.testing.assert_array_equal(labels_of(found)[1], labels_of(case)[0])
-    assert found.drawn == (DRAWN,) * FRAMES
-
-
 @pytest.mark.parametrize(
     "changes", [{}, {"dimensions": 2}, {"through_plane": True}, {"integration_steps": 0}]
 )
@@ -823,12 +815,54 @@ def test_every_region_is_measured_on_validation_patients_in_every_round(
     assert float(last[-1]["loss_validation"]) > 0
 
 
+@pytest.mark.parametrize("labels", ["none", "train"])
+def test_the_targets_masks_steer_the_learning_rate_only_where_they_may_train(
+    cines: Cohort, tmp_path: Path, labels: str
+) -> None:
+    other = [replace(row_of(f"s{i}", split), vendor="b") for i, split in ((4, "train"), (5, "validation"))]
+    cohort = replace(cines, rows=(*cines.rows, *other))
+    changes = {"source": {"vendor": ""}, "target": {"vendor": "b"}, "target_labels": labels}
+    settings = settings_of(**changes, schedule="plateau")
+
+    def scrambled(row: Row) -> Case:
+        case, turned = beating(row), np.array([0, 3, 1, 2], np.uint8)
+        return case if row.subject != "s5" else replace(case, labels=turned[labels_of(case)])
+
+    found = []
+    for name, one in (("true", cohort), ("scrambled", replace(cohort, read=scrambled))):
+        domains = find_domains(one, settings, 0)
+        lesson = gather(domains, settings, None, quiet_run(tmp_path / name))
+        torch.manual_seed(0)
+        network, banks = settings.spec.build(), validation_banks(domains, settings.preparation)
+        stage = Segmentation(quiet_run(tmp_path / f"{name} stage"), settings, network, lesson, banks)
+        with torch.no_grad():
+            found.append(stage.validate())
+    assert found[0]["dice_target"] != found[1]["dice_target"]
+    assert (found[0]["loss_validation"] == found[1]["loss_validation"]) == (labels == "none")
+
+
+def test_without_source_scans_that_validate_no_plateau_is_seen_in_the_targets_masks(
+    cines: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (*cines.rows[:2], replace(cines.rows[3], vendor="b"))
+    settings = settings_of(
+        source={"vendor": ""}, target={"vendor": "b"}, schedule="plateau", synthetic_labels=False
+    )
+    train(replace(cines, rows=rows), settings, quiet_run(tmp_path))
+    assert "no labelled scan of the source validates" in capsys.readouterr().err
+    metrics = (tmp_path / "stages/segmentation/metrics.csv").read_text()
+    assert "dice_target" in metrics
+    assert "loss_validation" not in metrics
+
+
 def test_a_plateau_needs_somebody_to_validate_and_says_so(
     cines: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     alone = cines.where(split="train")
     train(alone, settings_of(schedule="plateau", synthetic_labels=False), quiet_run(tmp_path))
-    assert re.search("no labelled scan validates.*the learning rate stays 0.001", capsys.readouterr().err)
+    assert re.search(
+        "no labelled scan of the source validates.*the learning rate stays 0.001", capsys.readouterr().err
+    )
 
 
 # --- the whole ---------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from crossbeat.cohort import Cohort
 from crossbeat.errors import CohortError
-from crossbeat.methods.propagation.carrying import Carried, FrameRecord, carry, find_sources, with_drawn
+from crossbeat.methods.propagation.carrying import Carried, FrameRecord, carry, find_sources
 from crossbeat.methods.propagation.frames import restrict, shut_labels
 from crossbeat.methods.propagation.registrar import Registrar, load_registrar
 from crossbeat.methods.propagation.registration import learn
@@ -49,7 +49,6 @@ __all__ = [
     "load_registrar",
     "restrict",
     "train",
-    "with_drawn",
 ]
 
 
@@ -60,10 +59,10 @@ def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
     registrar = learn(domains, settings, run) if settings.synthetic_labels else None
     lesson = gather(domains, settings, registrar, run)
     stage = Segmentation(run, settings, network, lesson, validation_banks(domains, settings.preparation))
-    if settings.schedule == "plateau" and not stage.validation:
+    if settings.schedule == "plateau" and not stage.watched:
         run.note(
-            f"{cohort.name}: no labelled scan validates, so no plateau can be seen: the learning rate stays "
-            f"{settings.learning_rate:g}; set `split` of some to validation, or say `schedule: one_cycle`"
+            f"{cohort.name}: no labelled scan of the source validates, so no plateau can be seen: the learning rate "
+            f"stays {settings.learning_rate:g}; set `split` of some to validation, or say `schedule: one_cycle`"
         )
     rounds, length = settings.rounds
     chosen = fit(stage, rounds=rounds, steps_per_round=length, select=settings.select)

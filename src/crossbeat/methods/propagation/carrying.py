@@ -133,20 +133,6 @@ def carry(
     return Carried(carried, tuple(sources), tuple(records), kept)
 
 
-def with_drawn(carried: Carried, case: Case) -> Case:
-    """The scan with its own labels in the frames that somebody labelled, and carried ones in all others.
-
-    What stands in the others is folded: scar and oedema are myocardium there.
-    """
-    if case.labels is None:
-        return carried.case
-    own = case.labelled_frames
-    labels = carried.labels.copy()
-    labels[own] = case.labels[own]
-    drawn = tuple(case.drawn[t] or carried.case.drawn[t] for t in range(case.frames))
-    return replace(case, labels=labels, drawn=drawn)
-
-
 def temporal_weights(frame: int, sources: Sequence[int], frames: int) -> dict[int, float]:
     """How much the sources before and after a frame of the cycle count for it: linear in time, summing to 1.
 

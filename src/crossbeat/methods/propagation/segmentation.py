@@ -114,7 +114,10 @@ class Segmentation(Stage):
         return {"loss": loss.detach()}
 
     def validate(self) -> dict[str, float]:
-        """Dice of every region on each validation split, their mean, and the loss that a plateau is seen by."""
+        """Dice of every region on each validation split, their mean, and the loss that a plateau is seen by.
+
+        That loss is the source's; the target's masks count in it only where they may train (`target_labels: train`).
+        """
         found: dict[str, float] = {}
         losses = []
         for part, bank in self.validation.items():
@@ -122,15 +125,22 @@ class Segmentation(Stage):
             found[f"dice_{part}"] = mean_dice(dice)
             for structure, value in zip(TRAINED, dice.nanmean(dim=0).tolist(), strict=True):
                 found[f"dice_{part}_{structure.name.lower()}"] = value
-            losses.append(self._bank_loss(bank))
+            if part in self.watched:
+                losses.append(self._bank_loss(bank))
         return found | ({"loss_validation": sum(losses) / len(losses)} if losses else {})
+
+    @property
+    def watched(self) -> list[str]:
+        """The validation splits whose masks may steer the learning rate."""
+        shut = () if self.settings.target_labels == "train" else ("target",)
+        return [part for part in self.validation if part not in shut]
 
     def configure_optimizers(self) -> Any:
         s = self.settings
         optimizer = torch.optim.Adam(self.network.parameters(), lr=s.learning_rate)
         if s.schedule == "one_cycle":
             return [optimizer], [one_cycle(optimizer, s.steps)]
-        if s.schedule == "plateau" and self.validation:
+        if s.schedule == "plateau" and self.watched:
             return [optimizer], [plateau(optimizer)]
         return [optimizer], [constant(optimizer)]
 
