@@ -14,6 +14,7 @@ from crossbeat.losses.registration import (
     TINIEST_VARIANCE,
     local_correlation,
     local_ncc_loss,
+    local_variance,
     mean_squared_error,
     overlap_loss,
     smoothness_loss,
@@ -63,6 +64,14 @@ def test_clamps_decide_where_a_patch_is_constant() -> None:
     mixed = local_correlation(flat, pattern, (1, 4 + 3))[0, 0, 0, 1].item()  # sees all four columns
     assert mixed == pytest.approx(4e-5, rel=1e-3)
     assert local_correlation(pattern, 1 - pattern, 3).max() < 1e-8  # opposite patterns are unrelated
+
+
+def test_variance_is_that_of_the_window_within_the_image() -> None:
+    """(0, 0, 1) about the middle: 1/3 - 1/9; at the ends the window is what of it lies in the image."""
+    row = torch.tensor([0.0, 0.0, 1.0, 1.0]).view(1, 1, 1, 4)
+    found = local_variance(row, (1, 3)).flatten().tolist()
+    assert found == pytest.approx([0, 2 / 9, 2 / 9, 0], abs=1e-6)
+    assert (local_variance(torch.full((1, 1, 2, 5, 5), 0.7), (1, 3, 3)) < TINIEST_VARIANCE).all()
 
 
 def test_gain_and_offset_of_a_neighbourhood_do_not_count() -> None:

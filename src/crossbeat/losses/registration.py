@@ -63,6 +63,18 @@ def local_correlation(
     return (covariance / variance_a) * (covariance / variance_b)
 
 
+def local_variance(
+    images: Float[Tensor, "n 1 *grid"], window: int | Sequence[int] = NCC_WINDOW
+) -> Float[Tensor, "n 1 *grid"]:
+    """Variance of an image in the window around each voxel, as `local_correlation` takes it; 0 or more.
+
+    Below `TINIEST_VARIANCE` there is no pattern that could be compared.
+    """
+    values = _precise(images)
+    moments = _window_means(torch.cat([values, values * values], dim=1), _window(window, values.ndim - 2))
+    return (moments[:, 1:] - moments[:, :1].square()).clamp_min(0)
+
+
 def smoothness_loss(
     field: Float[Tensor, "n d *grid"],
     *,
