@@ -134,7 +134,8 @@ def pair_losses(network: VoxelMorph, cine: Cine, pair: Pair, s: Settings) -> dic
         "loss_overlap": loss_image.new_zeros(()),
     }
     if s.label_weight and pair.moving in cine.labelled and pair.fixed in cine.labelled:
-        losses["loss_overlap"] = _overlap(found.displacement, cine, pair, s)
+        every = found.halving if s.labels_at_half else None
+        losses["loss_overlap"] = _overlap(found.displacement, cine, pair, every)
     return losses
 
 
@@ -183,14 +184,20 @@ def _image_loss(moved: Tensor, fixed: Tensor, s: Settings) -> Tensor:
     )
 
 
-def _overlap(displacement: Tensor, cine: Cine, pair: Pair, s: Settings) -> Tensor:
-    """1 - Dice of the moving frame's labels, carried, with the fixed frame's, over structures drawn in both."""
+def _overlap(
+    displacement: Tensor, cine: Cine, pair: Pair, every: tuple[int, ...] | None
+) -> Float[Tensor, ""]:
+    """1 - Dice of the moving frame's labels, carried, with the fixed frame's, over structures drawn in both.
+
+    Of all voxels, or of `every` so many-th along each axis.
+    """
     a, b = cine.labelled.index(pair.moving), cine.labelled.index(pair.fixed)
     dimensions = displacement.ndim - 2
     moving, fixed = (as_samples(one_hot(place(cine.labels[i], pair.position)), dimensions) for i in (a, b))
     moved = warp(moving, displacement)
-    if s.labels_at_half:
-        moved, fixed = moved[..., ::2, ::2], fixed[..., ::2, ::2]
+    if every is not None:
+        taken = (slice(None), slice(None), *(slice(None, None, step) for step in every))
+        moved, fixed = moved[taken], fixed[taken]
     known = (moved.sum(dim=1) > 0.5) & (fixed.sum(dim=1) > 0.5)
     drawn = (cine.drawn[a] & cine.drawn[b]).expand(len(moved), -1)
     return overlap_loss(moved, fixed, drawn, known)

@@ -101,7 +101,9 @@ class Settings(Recipe):
         1.25, gt=0.2, le=5, description="of those pixels, in-plane; methods.md 2.4"
     )
     dimensions: Literal[2, 3] = Field(
-        2, description="register slices, or volumes; 2 learnt in a fifth of the time; methods.md 2.4"
+        2,
+        description="register slices, or volumes; 2 measured quicker and better: docs/methods/propagation.md, Where we "
+        "differ",
     )
     through_plane: bool = Field(
         False, description="volumes move along z too; false suits thick slices, methods.md 2.4"
@@ -123,7 +125,9 @@ class Settings(Recipe):
         1.0, ge=0, description="of 1 - Dice where both frames have labels; ours; stock 0.01, methods.md 2.4"
     )
     labels_at_half: bool = Field(
-        False, description="Dice of every second pixel, as the stock code; methods.md 2.1"
+        False,
+        description="Dice of every second voxel along the axes that the network halves, as the stock code; methods.md "
+        "2.1",
     )
     bidirectional: bool = Field(
         False, description="the image loss also of fixed carried to moving; methods.md 2.4"
