@@ -30,7 +30,7 @@ AFFINE = np.diag([-2.0, -2.5, 8.0, 1.0])
 GREY = np.array([60, 250, 90, 240], np.float32)
 COLUMNS = [
     *("scan", "subject", "frame", "time_ms", "source", "agreement", "similarity", "regularity"),
-    *("smallest_jacobian", "confidence", "lv_ml"),
+    *("smallest_jacobian", "coverage", "confidence", "lv_ml"),
 ]
 
 
@@ -193,6 +193,7 @@ def test_each_frame_has_a_line_with_its_source_confidence_and_volume(
     carried = [line for line in lines if line["frame"] != line["source"]]
     assert all(0 < float(line["confidence"]) <= 1 for line in carried)
     assert all(float(line["smallest_jacobian"]) == pytest.approx(1) for line in carried)
+    assert all(float(line["coverage"]) == 1 for line in carried)
     assert [math.isnan(float(line["agreement"])) for line in carried] == [False] * 3 + [True] * 4
 
 

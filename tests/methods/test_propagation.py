@@ -153,18 +153,19 @@ def everything(tensor: Tensor) -> Tensor:
         (12, 3, [3, 12], "ed_es", [12, 3]),
         (0, 9, [0, 4, 9], "ed", [0]),
         (0, 9, [0, 4, 9], "all", [0, 4, 9]),
-        (0, 9, [9], "ed", [9]),
+        (0, 9, [9], "ed_es", [9]),
         (None, None, [5], "ed_es", [5]),
         (None, None, [2, 5], "ed_es", [2, 5]),
-        (0, None, [4, 7], "ed_es", [4, 7]),
+        (None, 9, [0, 9], "ed_es", [9]),
         (0, 9, [], "ed_es", []),
+        (0, 9, [4], "all", [4]),
     ],
 )
 def test_ed_and_es_are_those_that_the_cohort_names(
     ed: int | None, es: int | None, labelled: list[int], which: Any, expected: list[int]
 ) -> None:
     row = Row("s0", "s0", "bssfp", "-", ed_frame=ed, es_frame=es)
-    assert choose_frames(row, labelled, which) == expected
+    assert choose_frames(row, labelled, which, 20) == expected
 
 
 def test_ed_is_never_guessed() -> None:
@@ -172,9 +173,40 @@ def test_ed_is_never_guessed() -> None:
     with pytest.raises(
         CohortError, match=r"'nameless': has labels in 3 frames .* which is ED or ES; fill ed_frame"
     ):
-        choose_frames(row, [0, 4, 9], "ed_es")
+        choose_frames(row, [0, 4, 9], "ed_es", 20)
     with pytest.raises(CohortError, match="which is ED; fill"):
-        choose_frames(row, [0, 4], "ed")
+        choose_frames(row, [0, 4], "ed", 20)
+
+
+@pytest.mark.parametrize(
+    ("ed", "es", "labelled", "which", "words"),
+    [
+        (
+            0,
+            3,
+            [3],
+            "ed",
+            r"in frame 3, which by its row is not ED \(ed_frame is 0\); correct the row .* label ED",
+        ),
+        (None, 3, [3], "ed", r"in frame 3, which by its row is not ED \(ed_frame is empty\)"),
+        (0, 9, [4], "ed_es", r"in frame 4, .* not ED or ES \(ed_frame is 0, es_frame is 9\)"),
+        (0, None, [4, 7], "ed_es", r"in frame 4, 7, .* not ED or ES \(ed_frame is 0, es_frame is empty\)"),
+        (
+            99,
+            3,
+            [3],
+            "ed_es",
+            r"ed_frame is 99, but the image has frames 0 to 19; .* count from 1 need one less",
+        ),
+        (0, 20, [0], "all", r"es_frame is 20, but the image has frames 0 to 19"),
+    ],
+)
+def test_labels_that_are_shut_are_never_opened_for_want_of_others(
+    ed: int | None, es: int | None, labelled: list[int], which: Any, words: str
+) -> None:
+    row = Row("s0", "odd", "bssfp", "-", ed_frame=ed, es_frame=es)
+    with pytest.raises(CohortError, match=r"scan 'odd': .*" + words):
+        choose_frames(row, labelled, which, 20)
 
 
 def test_labels_of_other_frames_change_nothing(cines: Cohort, tmp_path: Path) -> None:
@@ -514,6 +546,46 @@ def test_agreement_is_the_mean_dice_of_what_is_in_either_mask() -> None:
     assert math.isnan(agreement_of(ours, theirs, [Structure.MYO]))
 
 
+def test_a_heart_beyond_the_window_is_not_relied_on() -> None:
+    """Half of a heart lies outside, where nothing moves, and neither image nor mask is looked at."""
+    case = beating(row_of("s1"))
+    wide = [(0, 0), (0, 0), (60, 60), (60, 60)]
+    large = replace(case, image=np.pad(case.image, wide, mode="edge"), labels=np.pad(labels_of(case), wide))
+    registrar = Known(still)
+    registrar.preparation = registrar.preparation.model_copy(update={"centre": "image"})
+    inside = carry(large, [0], registrar, frames=[1]).frames[0]
+    assert inside.coverage == 1.0
+    labels = labels_of(large).copy()
+    labels[:, :, :, :20] = labels[
+        :, :, :, 70:90
+    ]  # what lies left of the heart's middle once more, at the rim
+    cut = carry(replace(large, labels=labels), [0], registrar, frames=[1]).frames[0]
+    heart = labels[0] > 0
+    assert cut.coverage == pytest.approx(heart[:, :, 20:].sum() / heart.sum())
+    assert 0.5 < cut.coverage < 0.75
+    assert cut.confidence == cut.coverage
+    both = carry(replace(large, labels=labels), [0, ES], registrar, frames=[1]).frames[0]
+    at_es = (labels[ES, :, :, 20:] > 0).sum() / (labels[ES] > 0).sum()
+    assert both.coverage == pytest.approx(cut.coverage * 2 / 3 + at_es / 3)
+
+
+def test_a_cine_that_shows_nothing_is_not_relied_on() -> None:
+    """Two constants correlate perfectly; so does the inside of the cavity in images without noise."""
+    case = beating(row_of("s1"))
+    blank = replace(case, image=np.full_like(case.image, 100.0))
+    record = carry(blank, [0], Known(still), frames=[1]).frames[0]
+    assert math.isnan(record.similarity)
+    assert record.confidence == 0
+    both = carry(blank, [0, ES], Known(still), frames=[1]).frames[0]
+    assert math.isnan(both.similarity)
+    assert both.confidence == both.agreement > 0
+    image = case.image.copy()
+    image[0] = 100.0  # the nearer source alone shows nothing
+    image[1:] = 10 * image[ES]
+    half = carry(replace(case, image=image), [0, ES], Known(still), frames=[1]).frames[0]
+    assert half.similarity == pytest.approx(1 / 3, abs=0.02)
+
+
 def test_two_sources_that_disagree_are_noticed() -> None:
     case = beating(row_of("s1"))
     records = carry(case, [0, ES], Known(still), frames=[1, 2]).frames
@@ -523,9 +595,12 @@ def test_two_sources_that_disagree_are_noticed() -> None:
 
 
 def test_confidence_is_the_weakest_evidence() -> None:
-    assert confidence_of(0.9, 0.8, 1.0) == 0.8
-    assert confidence_of(math.nan, 0.8, 1.0) == 0.8
-    assert confidence_of(math.nan, math.nan, math.nan) == 0.0
+    assert confidence_of(0.9, 0.8, 1.0, 1.0) == 0.8
+    assert confidence_of(0.9, 0.8, 1.0, 0.7) == 0.7
+    assert confidence_of(math.nan, 0.8, 1.0, 1.0) == 0.8
+    assert confidence_of(0.9, math.nan, 1.0, 1.0) == 0.9
+    assert confidence_of(math.nan, math.nan, 1.0, 1.0) == 0.0
+    assert confidence_of(math.nan, math.nan, math.nan, math.nan) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -536,7 +611,7 @@ def test_a_frame_below_the_threshold_is_dropped_or_weighs_less(
     how: str, confidence: float, expected: float
 ) -> None:
     settings = settings_of(confidence=how, confidence_threshold=0.8, carried_weight=2.0)
-    record = FrameRecord(3, False, confidence, 1.0, 1.0, 1.0, confidence)
+    record = FrameRecord(3, False, confidence, 1.0, 1.0, 1.0, 1.0, confidence)
     assert weight_of(record, settings) == pytest.approx(expected)
 
 
@@ -557,8 +632,20 @@ def test_its_losses_are_those_of_the_frames_as_they_are_where_nothing_moves() ->
     assert found["loss_overlap"].item() == pytest.approx(expected, abs=1e-5)
     unlabelled = pair_losses(network, cine, Pair(0, 0, 1), settings)
     assert unlabelled["loss_overlap"].item() == 0
-    half = pair_losses(network, cine, Pair(0, 0, ES), settings_of(image_loss="mse", labels_at_half=True))
-    masks = [mask[..., ::2, ::2] for mask in masks]
+
+
+@pytest.mark.parametrize("through_plane", [False, True])
+def test_half_of_the_labels_is_that_of_every_axis_that_the_network_halves(through_plane: bool) -> None:
+    """As the stock code: every second pixel, and every second slice where slices are pooled too."""
+    settings = settings_of(labels_at_half=True, through_plane=through_plane)
+    case = restrict(beating(row_of("s0"), slices=4), [0, ES])
+    labels = labels_of(case).copy()
+    labels[ES, 3] = 0  # a slice that every second one leaves out
+    cine = make_cine(replace(case, labels=labels), settings.registration_preparation)
+    network = settings.build_registration()
+    torch.nn.init.zeros_(network.flow.weight)
+    half = pair_losses(network, cine, Pair(0, 0, ES), settings)
+    masks = [mask[:: 1 + through_plane, ::2, ::2] for mask in cine.labels.numpy()]
     expected = 1 - np.mean([dice(masks[0] == s, masks[1] == s) for s in TRAINED])
     assert half["loss_overlap"].item() == pytest.approx(expected, abs=1e-5)
 
@@ -926,7 +1013,8 @@ def test_a_dry_run_tells_the_cost_of_both_stages_and_writes_nothing(cines: Cohor
 
 
 def stills() -> Cohort:
-    return Cohort(tuple(row_of(f"s{i}") for i in range(3)), lambda row: beating(row, count=1), "stills")
+    rows = tuple(replace(row_of(f"s{i}"), es_frame=None) for i in range(3))
+    return Cohort(rows, lambda row: beating(row, count=1), "stills")
 
 
 def test_scans_of_one_frame_alone_are_refused(tmp_path: Path) -> None:
@@ -956,7 +1044,8 @@ def test_scans_of_one_frame_beside_cines_are_segmented_only_and_counted(
     def read(row: Row) -> Case:
         return beating(row, count=1 if row.subject == "s1" else FRAMES)
 
-    train(replace(cines, read=read), settings_of(), quiet_run(tmp_path))
+    rows = tuple(replace(row, es_frame=None if row.subject == "s1" else ES) for row in cines)
+    train(replace(cines, rows=rows, read=read), settings_of(), quiet_run(tmp_path))
     assert "1 of 3 training scans have one frame, 's1_cine' first" in capsys.readouterr().err
     registered = json.loads((tmp_path / "models/registration/registrar.json").read_text())["provenance"]
     assert registered["trained_on"] == ["s0_cine", "s2_cine"]
@@ -971,7 +1060,7 @@ def test_two_frames_are_a_cine_although_nothing_is_left_to_carry_to(cines: Cohor
     assert (tmp_path / "models" / "registration" / "registrar.json").exists()
 
 
-def test_what_cannot_be_carried_is_named() -> None:
+def test_what_cannot_be_carried_is_named(tmp_path: Path) -> None:
     row = row_of("s0")
     with pytest.raises(
         CaseError, match=r"scan 's0_cine': has one frame, so there is nothing to carry labels to"
@@ -984,8 +1073,40 @@ def test_what_cannot_be_carried_is_named() -> None:
         find_sources(row, bare, "ed")
     with pytest.raises(CaseError, match=r"frame 2 has no labels .* those labelled are 0, 3"):
         carry(restrict(beating(row), [0, ES]), [2], Known(still))
+    empty = labels_of(beating(row)).copy()
+    empty[ES] = 0
+    empty[ES, 0] = UNKNOWN
+    with pytest.raises(
+        CaseError, match=r"frame 3 should show LV, MYO, RV, and its mask is empty, .*; draw them there"
+    ):
+        find_sources(row, replace(beating(row), labels=empty), "ed_es")
+    assert find_sources(row, replace(beating(row), labels=empty), "ed") == [0]
+    alone = Cohort((row,), lambda row: replace(beating(row), labels=empty), "empty")
+    with pytest.raises(CaseError, match="its mask is empty"):  # before anything is trained
+        learn_registration(alone, settings_of(), quiet_run(tmp_path))
+    assert not (tmp_path / "stages").exists()
     with pytest.raises(CaseError, match="labels have shape"):
         replace(beating(row), labels=labels_of(beating(row))[:-1])
+
+
+@pytest.mark.parametrize("fields", [False, True])
+@pytest.mark.parametrize(
+    ("sources", "frames", "words"),
+    [
+        ([], None, r"no frame is given to carry labels from; give some of those labelled: 0, 3"),
+        ([-6], None, r"frame -6 has no labels of LV, MYO or RV to carry; those labelled are 0, 3"),
+        ([99], None, r"frame 99 has no labels"),
+        ([0], [], r"no frame is given to carry labels to; leave `frames` out for all"),
+        ([0], [2, 99], r"labels cannot be carried to frame 99; the scan has frames 0 to 5"),
+        ([0], [-1], r"labels cannot be carried to frame -1; the scan has frames 0 to 5"),
+    ],
+)
+def test_frames_that_a_scan_has_not_are_refused(
+    sources: list[int], frames: list[int] | None, words: str, fields: bool
+) -> None:
+    case = restrict(beating(row_of("s0")), [0, ES])
+    with pytest.raises(CaseError, match="scan 's0_cine': " + words):
+        carry(case, sources, Known(still), frames=frames, keep_displacement=fields)
 
 
 def test_labels_in_many_frames_of_which_none_is_named_are_refused(cines: Cohort, tmp_path: Path) -> None:

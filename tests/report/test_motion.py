@@ -62,7 +62,7 @@ def lines_of(frames: int = FRAMES, drawn: tuple[int, ...] = (0,), **changed: flo
         FrameLine(
             "s", "s", t, math.nan, str(t) if t in drawn else ";".join(map(str, drawn)),
             **{"agreement": math.nan, "similarity": 0.9 - t / 20, "regularity": 1.0, "smallest_jacobian": 0.8,
-               "confidence": 0.9 - t / 20, "lv_ml": 100.0 - 10 * t, **changed},
+               "coverage": 1.0, "confidence": 0.9 - t / 20, "lv_ml": 100.0 - 10 * t, **changed},
         )
         for t in range(frames)
     ]  # fmt: skip
@@ -264,6 +264,11 @@ def test_where_every_frame_was_drawn_nothing_is_doubted_and_without_volumes_no_c
     drawn = view(lines=lines_of(drawn=tuple(range(FRAMES))))
     assert (len(drawn.charts), drawn.weakest) == (1, None)
     assert math.isnan(drawn.mean_confidence)
+
+
+def test_a_heart_beyond_the_window_stands_in_the_chart_of_what_confidence_is_the_least_of() -> None:
+    assert "coverage" not in view().charts[1]
+    assert "coverage" in view(lines=lines_of(coverage=0.6)).charts[1]
 
 
 def test_what_was_not_drawn_is_said() -> None:

@@ -189,6 +189,7 @@ def _lines(row: Row, found: Carried) -> list[FrameLine]:
             record.similarity,
             record.regularity,
             record.smallest_jacobian,
+            record.coverage,
             record.confidence,
             float(volumes[record.frame]) if measured else math.nan,
         )

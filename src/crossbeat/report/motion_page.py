@@ -38,7 +38,7 @@ MOST_SCANS: Final = 24
 DEFINITIONS: Final = (
     (
         "Confidence",
-        "The least of the three that follow, 0 to 1. Frames that somebody drew keep their own labels and count as 1.",
+        "The least of the four that follow, 0 to 1. Frames that somebody drew keep their own labels and count as 1.",
     ),
     (
         "Agreement",
@@ -46,9 +46,14 @@ DEFINITIONS: Final = (
     ),
     (
         "Similarity",
-        "Mean local correlation, over the heart, of the frame and of the drawn frames warped to it.",
+        "Mean local correlation, over the heart, of the frame and of the drawn frames warped to it, where either shows "
+        "a pattern.",
     ),
     ("Regularity", "Share of the heart's voxels where the field does not fold."),
+    (
+        "Coverage",
+        "Share of the drawn heart inside the registration's window; outside it nothing moves. Not in the chart at 1.",
+    ),
     (
         "Jacobian",
         "Size that tissue had in the first drawn frame over its size now, of an area where slices move in their own "
@@ -77,6 +82,7 @@ class FrameLine:
     similarity: float
     regularity: float
     smallest_jacobian: float
+    coverage: float
     confidence: float
     lv_ml: float
     """Volume of the left ventricle's cavity; nan where it was not drawn, and of a single slice."""
@@ -254,9 +260,10 @@ def confidence_chart(name: str, lines: Sequence[FrameLine]) -> str:
         return ""
     figure, axes = panel()
     x, timed = _axis(lines)
-    for colour, part in zip(SERIES[2:], ("agreement", "similarity", "regularity"), strict=False):
+    for colour, part in zip(SERIES[2:], ("agreement", "similarity", "regularity", "coverage"), strict=False):
         values = np.array([math.nan if line.drawn else getattr(line, part) for line in lines])
-        if np.isfinite(values).any():
+        whole = part == "coverage" and not (values < 1).any()
+        if np.isfinite(values).any() and not whole:
             axes.plot(x, values, color=colour, linewidth=1.3, label=part)
     axes.plot([], [], "o", color=INK, markersize=3.5, label="confidence")
     titles = {}

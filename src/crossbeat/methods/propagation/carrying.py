@@ -21,8 +21,15 @@ from crossbeat.case import Case
 from crossbeat.cohort import Row
 from crossbeat.errors import CaseError
 from crossbeat.labels import TRAINED, UNKNOWN, Structure, fold_drawn
-from crossbeat.losses.registration import local_correlation
-from crossbeat.methods.propagation.frames import Which, choose_frames, cine_images, restrict, usable_frames
+from crossbeat.losses.registration import TINIEST_VARIANCE, local_correlation, local_variance
+from crossbeat.methods.propagation.frames import (
+    Which,
+    choose_frames,
+    cine_images,
+    refuse_empty,
+    restrict,
+    usable_frames,
+)
 from crossbeat.methods.propagation.registrar import Registrar
 from crossbeat.methods.propagation.registration import one_hot
 from crossbeat.networks.deformation import jacobian_determinant, warp
@@ -42,13 +49,16 @@ class FrameRecord:
     agreement: float
     """Mean Dice of the masks that came from either side, in [0, 1]; nan where they came from one frame."""
     similarity: float
-    """Mean local correlation over the heart of this frame's image and those warped to it, in [0, 1]."""
+    """Mean local correlation over the heart of this frame's image and those warped to it, in [0, 1]; nan where
+    there is no pattern to compare."""
     regularity: float
     """Share of the heart's voxels where the field does not fold, in [0, 1]."""
     smallest_jacobian: float
     """Of the field over the heart; 1 at rest, negative where it folds."""
+    coverage: float
+    """Share of the sources' heart inside the registration's window, in [0, 1]: outside it nothing moves."""
     confidence: float
-    """In [0, 1], `confidence_of` the three shares."""
+    """In [0, 1], `confidence_of` the four shares."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,9 @@ def find_sources(row: Row, case: Case, propagate_from: Which) -> list[int]:
     """Frames of a scan from which labels can be carried, ED first.
 
     One labelled frame is enough, whatever phase it is. `CaseError` where the scan has one frame, or no labels of
-    LV, MYO or RV; `CohortError` where more frames are labelled than asked for and none is named ED or ES. A frame
-    in which less or other was drawn than in the first (at ES often the cavity alone) is no source.
+    LV, MYO or RV, or nothing in a mask that is to be carried; `CohortError` where it cannot be told which of the
+    labelled frames is meant (`choose_frames`). A frame in which less or other was drawn than in the first (at ES
+    often the cavity alone) is no source.
     """
     if case.frames < 2:
         raise CaseError(case.id, "has one frame, so there is nothing to carry labels to; give the whole cine")
@@ -86,9 +97,11 @@ def find_sources(row: Row, case: Case, propagate_from: Which) -> list[int]:
             case.id,
             "no frame has labels of LV, MYO or RV to carry; draw them in one frame, best at end diastole",
         )
-    found = choose_frames(row, usable, propagate_from)
+    found = choose_frames(row, usable, propagate_from, case.frames)
     drawn = fold_drawn(case.drawn[found[0]])
-    return [frame for frame in found if fold_drawn(case.drawn[frame]) == drawn]
+    sources = [frame for frame in found if fold_drawn(case.drawn[frame]) == drawn]
+    refuse_empty(case, sources)
+    return sources
 
 
 def carry(
@@ -102,15 +115,16 @@ def carry(
     """Labels of the sources, and of no other frame, carried to `frames` (all of the scan's).
 
     At a source its own labels stand. Outside the registration's window nothing moves. Where nobody looked in
-    any source, nobody looked in the carried labels either.
+    any source, nobody looked in the carried labels either. `CaseError` where sources or frames are none, or none
+    of the scan's, and where a source has no labels.
     """
-    _refuse_unlabelled(case, sources)
+    wanted = sorted(range(case.frames) if frames is None else set(frames))
+    _refuse_what_is_not_there(case, sources, wanted)
     known = restrict(case, sources)
     window = window_of(known, registrar.preparation)
     images = cine_images(known, registrar.preparation, window)
     structures = [s for s in TRAINED if s in fold_drawn(case.drawn[sources[0]])]
     places = _Places(known, window, registrar)
-    wanted = sorted(range(case.frames) if frames is None else set(frames))
     labels = np.full(case.image.shape, UNKNOWN, np.uint8)
     records, fields = [], []
     for t in wanted:
@@ -120,7 +134,8 @@ def carry(
         merged = places.labels_of(t) if t in shares else blend(arrived, shares)
         labels[t] = places.whole(merged, max(shares, key=lambda s: shares[s])).numpy()
         heart = places.heart_on_registration_grid(merged)
-        records.append(_record(t, images, structures, found, arrived, shares, heart))
+        coverage = 1 - sum(share * (1 - places.coverage(s)) for s, share in shares.items())
+        records.append(_record(t, images, structures, found, arrived, shares, heart, coverage))
         if keep_displacement:
             fields.append(_from_first(sources[0], t, images, found, registrar, places))
     drawn = frozenset(structures)
@@ -183,13 +198,16 @@ def agreement_of(
     return float(np.mean(values)) if values else math.nan
 
 
-def confidence_of(agreement: float, similarity: float, regularity: float) -> float:
-    """How far carried labels can be relied on, in [0, 1]: as far as the weakest of the three that are known.
+def confidence_of(agreement: float, similarity: float, regularity: float, coverage: float) -> float:
+    """How far carried labels can be relied on, in [0, 1]: as far as the weakest of the four that are known.
 
-    With ED alone nothing can agree, and the other two decide. 0 where none is known. Ours: the paper leaves
-    unreliable labels to future work.
+    With ED alone nothing can agree, and the others decide. 0 where neither agreement nor similarity is known: that
+    a field is smooth says nothing of where it leads. Ours: the paper leaves unreliable labels to future work.
     """
-    return min((value for value in (agreement, similarity, regularity) if not math.isnan(value)), default=0.0)
+    if math.isnan(agreement) and math.isnan(similarity):
+        return 0.0
+    shares = (agreement, similarity, regularity, coverage)
+    return min(share for share in shares if not math.isnan(share))
 
 
 class _Places:
@@ -211,6 +229,12 @@ class _Places:
     def labels_of(self, source: int) -> UInt8[Tensor, "z h w"]:
         """The source's own labels, in the box (h, w)."""
         return self.labels[source][:, self.box[0], self.box[1]].to(self.device)
+
+    def coverage(self, source: int) -> float:
+        """Share of the source's heart that lies in the box, in [0, 1]; 1 where it has none."""
+        heart = (self.labels[source] > 0) & (self.labels[source] != UNKNOWN)
+        inside = heart[:, self.box[0], self.box[1]]
+        return int(inside.sum()) / int(heart.sum()) if heart.any() else 1.0
 
     def warp_labels(self, source: int, field: Float[Tensor, "d z a b"]) -> Float[Tensor, "k z h w"]:
         """The source's one-hot labels where the field, of the registration's grid, carries them; in the box."""
@@ -238,14 +262,26 @@ class _Places:
         return found
 
 
-def _refuse_unlabelled(case: Case, sources: Sequence[int]) -> None:
+def _refuse_what_is_not_there(case: Case, sources: Sequence[int], wanted: Sequence[int]) -> None:
     usable = usable_frames(case)
+    labelled = ", ".join(map(str, usable)) or "none"
+    if not sources:
+        raise CaseError(
+            case.id, f"no frame is given to carry labels from; give some of those labelled: {labelled}"
+        )
     for frame in sources:
         if frame not in usable:
             raise CaseError(
                 case.id,
-                f"frame {frame} has no labels of LV, MYO or RV to carry; those labelled are "
-                f"{', '.join(map(str, usable)) or 'none'}",
+                f"frame {frame} has no labels of LV, MYO or RV to carry; those labelled are {labelled}",
+            )
+    if not wanted:
+        raise CaseError(case.id, "no frame is given to carry labels to; leave `frames` out for all")
+    for frame in wanted:
+        if not 0 <= frame < case.frames:
+            raise CaseError(
+                case.id,
+                f"labels cannot be carried to frame {frame}; the scan has frames 0 to {case.frames - 1}",
             )
 
 
@@ -275,25 +311,41 @@ def _record(
     arrived: Mapping[int, Float[Tensor, "k z h w"]],
     shares: Mapping[int, float],
     heart: Bool[Tensor, "z a b"],
+    coverage: float,
 ) -> FrameRecord:
-    """Everything but the agreement is taken on the registration's grid, over the carried heart."""
+    """Everything but agreement and coverage is taken on the registration's grid, over the carried heart."""
     if frame in shares:
-        return FrameRecord(frame, True, math.nan, math.nan, math.nan, math.nan, 1.0)
+        return FrameRecord(frame, True, math.nan, math.nan, math.nan, math.nan, math.nan, 1.0)
     similarity = regularity = smallest = math.nan
     if heart.any():
         fixed = images[frame].float().to(heart.device)[None, None]
-        alike, folded = [], []
+        alike, folded = {}, []
         for source, field in found.items():
             moved = warp(images[source].float().to(heart.device)[None, None], field[None])
-            local = local_correlation(moved, fixed, _WINDOW)[0, 0][heart].sqrt()
-            alike.append(shares[source] * float(local.mean()))
+            alike[source] = _similarity(moved, fixed, heart)
             folded.append((shares[source], jacobian_determinant(field[None])[0][heart]))
-        similarity = min(sum(alike), 1.0)
+        similarity = _weighted(alike, shares)
         regularity = min(sum(share * float((j > 0).float().mean()) for share, j in folded), 1.0)
         smallest = min(float(j.min()) for _, j in folded)
     agreement = math.nan
     if len(arrived) > 1:
         first, second = (blend({s: masks}, {s: 1.0}) for s, masks in arrived.items())
         agreement = agreement_of(first, second, structures)
-    confidence = confidence_of(agreement, similarity, regularity)
-    return FrameRecord(frame, False, agreement, similarity, regularity, smallest, confidence)
+    confidence = confidence_of(agreement, similarity, regularity, coverage)
+    return FrameRecord(frame, False, agreement, similarity, regularity, smallest, coverage, confidence)
+
+
+def _similarity(
+    moved: Float[Tensor, "1 1 z a b"], fixed: Float[Tensor, "1 1 z a b"], heart: Bool[Tensor, "z a b"]
+) -> float:
+    """Mean local correlation over the heart, but where both images are flat: two constants correlate perfectly."""
+    variance = torch.maximum(*(local_variance(image, _WINDOW)[0, 0] for image in (moved, fixed)))
+    seen = heart & (variance >= TINIEST_VARIANCE)
+    return float(local_correlation(moved, fixed, _WINDOW)[0, 0][seen].sqrt().mean())  # nan where none is seen
+
+
+def _weighted(values: Mapping[int, float], shares: Mapping[int, float]) -> float:
+    """Mean by share of those that are known; nan where none is."""
+    known = {s: value for s, value in values.items() if not math.isnan(value)}
+    total = sum(shares[s] for s in known)
+    return min(sum(shares[s] * value for s, value in known.items()) / total, 1.0) if known else math.nan

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
-from crossbeat.errors import CohortError
+from crossbeat.errors import CaseError, CohortError
 from crossbeat.labels import TRAINED, UNKNOWN, fold_drawn
 from crossbeat.methods.propagation.settings import Settings
 from crossbeat.methods.recipe import Domains
@@ -75,28 +75,50 @@ class Pair:
     """0 to 7: the pair as it is, or in another position of a square."""
 
 
-def choose_frames(row: Row, labelled: Sequence[int], which: Which) -> list[int]:
-    """Which of a scan's labelled frames are meant by `ed`, `ed_es` or `all`, ED first.
+def choose_frames(row: Row, labelled: Sequence[int], which: Which, frames: int) -> list[int]:
+    """Which of the labelled ones of a scan's frames are meant by `ed`, `ed_es` or `all`, ED first.
 
-    ED and ES are those that the cohort names. Where it names none that is labelled, the labelled frames
-    themselves are meant if there are no more than asked for; else `CohortError`, because ED cannot be guessed.
+    ED and ES are those that the cohort names. Where it names neither, the labelled frames themselves are meant if
+    there are no more than asked for. ED is never guessed: `CohortError` where more are labelled, where some are but
+    none of those that are named and asked for, and where a name lies beyond the scan's frames.
     """
-    if which == "all":
+    _refuse_beyond(row, frames)
+    if which == "all" or not labelled:
         return list(labelled)
-    named = [row.ed_frame] if which == "ed" else [row.ed_frame, row.es_frame]
-    found = [frame for frame in dict.fromkeys(named) if frame is not None and frame in labelled]
-    if found or len(labelled) <= len(named):
+    named = {"ed_frame": row.ed_frame} | ({"es_frame": row.es_frame} if which == "ed_es" else {})
+    found = [frame for frame in dict.fromkeys(named.values()) if frame is not None and frame in labelled]
+    nameless = row.ed_frame is None and row.es_frame is None
+    if found or (nameless and len(labelled) <= len(named)):
         return found or list(labelled)
+    wanted = "ED" if which == "ed" else "ED or ES"
+    if nameless:
+        raise CohortError(
+            f"scan {row.scan!r}: has labels in {len(labelled)} frames ({_few(labelled)}), and its row does not say "
+            f"which is {wanted}; fill ed_frame and es_frame in the cohort.csv"
+        )
+    said = ", ".join(f"{column} is {'empty' if t is None else t}" for column, t in named.items())
     raise CohortError(
-        f"scan {row.scan!r}: has labels in {len(labelled)} frames ({', '.join(map(str, labelled[:3]))} …), and "
-        f"its row does not say which is {'ED' if which == 'ed' else 'ED or ES'}; fill ed_frame and es_frame in "
-        "the cohort.csv"
+        f"scan {row.scan!r}: has labels in frame {_few(labelled)}, which by its row is not {wanted} ({said}); correct "
+        f"the row in the cohort.csv, label {wanted}, ask for other frames, or leave the scan out"
     )
 
 
 def usable_frames(case: Case) -> list[int]:
     """Frames in which LV, MYO or RV was drawn; a frame with scar alone is none."""
     return [t for t in case.labelled_frames if fold_drawn(case.drawn[t])]
+
+
+def refuse_empty(case: Case, frames: Sequence[int]) -> None:
+    """`CaseError` where one of these labelled frames shows nothing of what was drawn in it."""
+    for frame in frames:
+        assert case.labels is not None
+        if not ((case.labels[frame] > 0) & (case.labels[frame] != UNKNOWN)).any():
+            names = ", ".join(s.name for s in TRAINED if s in fold_drawn(case.drawn[frame]))
+            raise CaseError(
+                case.id,
+                f"frame {frame} should show {names}, and its mask is empty, so background alone would be carried; "
+                "draw them there, or take the frame out of the scan's labels",
+            )
 
 
 def restrict(case: Case, frames: Sequence[int]) -> Case:
@@ -117,7 +139,11 @@ def shut_labels(domains: Domains, which: Which) -> Domains:
     def shut(cohort: Cohort) -> Cohort:
         def read(row: Row) -> Case:
             case = cohort.read(row)
-            return restrict(case, choose_frames(row, usable_frames(case), which)) if row.labels else case
+            return (
+                restrict(case, choose_frames(row, usable_frames(case), which, case.frames))
+                if row.labels
+                else case
+            )
 
         return replace(cohort, read=read)
 
@@ -141,8 +167,10 @@ def make_cine(case: Case, preparation: Preparation) -> Cine:
 
 
 def cine_images(case: Case, preparation: Preparation, window: Window) -> Float[Tensor, "t z y x"]:
-    """A scan's frames on the registration's grid, all on one scale from 0 to 1, in half precision."""
+    """A scan's frames on the registration's grid, all on one scale from 0 to 1, in half precision; blank ones are 0."""
     fields = crop(normalise(window.cut(slices_of(case.image)), window, preparation), preparation.size)
+    if case.image.min() == case.image.max():
+        fields.zero_()  # else the rounding of the resampling would have been stretched to the whole scale
     return fields.reshape(*case.image.shape[:2], preparation.size, preparation.size).half()
 
 
@@ -153,7 +181,10 @@ def drawn_table(drawn: Sequence[frozenset[int]]) -> Bool[Tensor, "f k"]:
 
 
 def gather_cines(domains: Domains, settings: Settings, run: Run) -> list[Cine]:
-    """All scans with two frames or more that the registration may learn from; the others are counted in a note."""
+    """All scans with two frames or more that the registration may learn from; the others are counted in a note.
+
+    `CaseError` where a labelled frame of theirs shows nothing of what was drawn in it.
+    """
     own = {row.scan for row in domains.target}
     parts = [domains.source, domains.target]
     if settings.register_target:
@@ -164,6 +195,7 @@ def gather_cines(domains: Domains, settings: Settings, run: Run) -> list[Cine]:
             for row in part:
                 case = part.read(row)
                 if case.frames > 1:
+                    refuse_empty(case, usable_frames(case))
                     cines.append(make_cine(case, settings.registration_preparation))
                 else:
                     stills.append(case.id)
@@ -191,6 +223,19 @@ def place(fields: Shaped[Tensor, "*n a b"], position: int) -> Shaped[Tensor, "*n
     flips = [axis for bit, axis in ((1, -1), (2, -2)) if position & bit]
     turned = fields.flip(flips) if flips else fields
     return turned.transpose(-1, -2) if position & 4 else turned
+
+
+def _refuse_beyond(row: Row, frames: int) -> None:
+    for column, frame in (("ed_frame", row.ed_frame), ("es_frame", row.es_frame)):
+        if frame is not None and not 0 <= frame < frames:
+            raise CohortError(
+                f"scan {row.scan!r}: {column} is {frame}, but the image has frames 0 to {frames - 1}; correct the "
+                "column in the cohort.csv; data sets that count from 1 need one less"
+            )
+
+
+def _few(frames: Sequence[int]) -> str:
+    return ", ".join(map(str, frames[:3])) + " …" * (len(frames) > 3)
 
 
 def _draw_pair(cine: Cine, number: int, settings: Settings, generator: torch.Generator) -> Pair:
