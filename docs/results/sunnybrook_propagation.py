@@ -6,7 +6,8 @@ scanner, such as one of `acdc_registration.py --train`. Run from the repository 
 patient and frame (LV volume, confidence), and prints the table.
 
 An expert drew ED (endocardium and epicardium) and ES (endocardium alone), each in some of the slices. ED is carried.
-At ES Dice of the LV is taken over the slices that both the expert and the carried labels have. The curve is smooth
+At ES Dice of the LV is taken over the slices that both the expert and the carried labels have; how many these are
+stands beside the number of slices to which labels were carried. The curve is smooth
 where it falls to one minimum and rises again: what goes the other way is summed and set beside the stroke volume.
 """
 
@@ -34,11 +35,19 @@ HERE: Final = Path(__file__).parent
 COLUMNS: Final = ("patient", "frame", "lv_ml", "similarity", "regularity", "smallest_jacobian", "confidence")
 
 
+def carried_slices(carried: NDArray[np.uint8]) -> list[int]:
+    """Slices of a frame to which labels were carried: those that somebody looked at, in the drawn frame."""
+    return [z for z in range(len(carried)) if (carried[z] != UNKNOWN).all()]
+
+
+def scored_slices(carried: NDArray[np.uint8], expert: NDArray[np.uint8]) -> list[int]:
+    """Those of them in which the expert drew the LV."""
+    return [z for z in carried_slices(carried) if (expert[z] == Structure.LV).any()]
+
+
 def lv_dice(carried: NDArray[np.uint8], expert: NDArray[np.uint8]) -> float:
     """Of the LV, over slices that both have."""
-    both = [
-        z for z in range(len(expert)) if (carried[z] != UNKNOWN).all() and (expert[z] == Structure.LV).any()
-    ]
+    both = scored_slices(carried, expert)
     return dice(carried[both] == Structure.LV, expert[both] == Structure.LV)
 
 
@@ -57,11 +66,14 @@ def describe(row: Row, case: Case, found: Carried, curve: NDArray[np.float64]) -
     ed, es = row.ed_frame, row.es_frame
     still = lv_dice(found.labels[ed], case.labels[es])
     moved = lv_dice(found.labels[es], case.labels[es])
+    slices = (
+        f"{len(scored_slices(found.labels[es], case.labels[es]))} | {len(carried_slices(found.labels[es]))}"
+    )
     stroke, back = curve[ed] - curve.min(), wrong_way(np.roll(curve, -ed))
     lowest = min(record.confidence for record in found.frames if not record.labelled)
     return (
-        f"| {row.subject} | {still:.3f} | {moved:.3f} | {curve[ed]:.0f} | {curve[es]:.0f} | {int(curve.argmin())} "
-        f"({es}) | {back:.1f} ml, {back / stroke:.1%} | {lowest:.2f} |"
+        f"| {row.subject} | {still:.3f} | {moved:.3f} | {slices} | {curve[ed]:.0f} | {curve[es]:.0f} | "
+        f"{int(curve.argmin())} ({es}) | {back:.1f} ml, {back / stroke:.1%} | {lowest:.2f} |"
     )
 
 
@@ -76,9 +88,10 @@ def main() -> None:
     root = Path(os.environ.get("CROSSBEAT_DATA", HERE.parents[2] / "shared" / "data")) / "scd"
     cohort, _ = data.index("scd", root, HERE)
     print(
-        "| Patient | LV at ES, ED unmoved | carried | EDV, ml | at ES | least at (ES) | wrong way | confidence |"
+        "| Patient | LV at ES, ED unmoved | carried | slices scored | slices carried | EDV, ml | at ES | "
+        "least at (ES) | wrong way | confidence |"
     )
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     with (HERE / "sunnybrook_propagation.csv").open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(COLUMNS)
