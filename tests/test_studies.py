@@ -47,6 +47,18 @@ def test_it_says_what_it_asks_and_what_each_arm_is(path: Path) -> None:
     assert not re.search(r"dice|0\.\d\d", study.question, re.IGNORECASE)
 
 
+def test_the_totals_of_paper_001_stand_beside_its_two_arms_with_what_they_run_over() -> None:
+    printed = Study.load(ROOT / "studies" / "propagation2d.yaml").published
+    assert [(value.arm, value.structure, value.value) for value in printed] == [
+        ("baseline", "mean", 0.418),
+        ("proposed", "mean", 0.444),
+    ]
+    for value in printed:
+        assert value.over == "classes"
+        assert "over all four vendors, ours over the two unseen ones" in value.note
+        assert "other cells of Table 1 are not at hand" in value.note
+
+
 def suited(study: Study, hearts: Callable[..., Cohort]) -> Cohort:
     """Small hearts that a study can be planned on: cines of two frames, of its source and of its target.
 
