@@ -367,6 +367,7 @@ def test_an_encoder_that_loses_the_image_stops_the_run_and_says_what_to_do(
         train(cohort, again, quiet_run(tmp_path / "again"))
 
 
+@pytest.mark.slow
 def test_the_encoder_of_another_run_serves_and_is_not_learnt_again(
     cohort: Cohort, tmp_path: Path, encoder: Encoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -617,6 +618,7 @@ def test_segmenters_begin_alike_with_and_without_a_stylizer(cohort: Cohort, tmp_
     assert alike(begun[0], begun[1])
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_the_cost_of_every_stage_and_writes_nothing(cohort: Cohort, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", device="cpu", progress=False, estimates={})
     train(cohort, settings_of(encoder="cmr", stylizer="adaconv", style_vae=True), run)

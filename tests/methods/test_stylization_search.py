@@ -415,7 +415,7 @@ def test_a_batch_is_used_as_often_as_asked_and_steps_are_updates_for_every_n(
     assert (unmatched.segmenter_updates, unmatched.rounds) == (6 * uses, (1, 6 * uses))
 
 
-@pytest.mark.parametrize(("match", "updates"), [(True, 6), (False, 18)])
+@pytest.mark.parametrize(("match", "updates"), [(True, 6), pytest.param(False, 18, marks=pytest.mark.slow)])
 def test_the_segmenter_is_updated_as_often_as_said(
     material: Material, rain: Stylizer, tmp_path: Path, match: bool, updates: int
 ) -> None:

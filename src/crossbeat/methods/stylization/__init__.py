@@ -34,6 +34,7 @@ from __future__ import annotations
 import torch
 
 from crossbeat.cohort import Cohort
+from crossbeat.errors import SettingsError
 from crossbeat.methods.recipe import find_domains, provenance
 from crossbeat.methods.stylization.encoder import Encoder, find_encoder, load_encoder, refuse_missing
 from crossbeat.methods.stylization.learning import learn_stylizer
@@ -51,6 +52,7 @@ __all__ = ["Encoder", "Settings", "Stylizer", "load_encoder", "load_stylizer", "
 def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
     """Learn or load the encoder, learn the stylizer, then the segmenter on contents plain and stylised."""
     refuse_missing(settings)
+    _refuse_determinism(settings, run)
     domains = find_domains(cohort, settings, run.seed)
     network = settings.spec.build()  # first, so that its weights are the same in every arm
     material = gather(domains, cohort, settings, run)
@@ -70,6 +72,15 @@ def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
     # Laid out as `load_segmenter` does: convolutions round otherwise in channels_last, and two would not predict alike.
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return Segmenter(network, settings.spec, settings.preparation, provenance=origin)
+
+
+def _refuse_determinism(settings: Settings, run: Run) -> None:
+    """Encoder and decoders mirror images at their borders, whose gradient torch does not sum in one order on CUDA."""
+    if run.deterministic and run.accelerator == "cuda" and settings.stylizer != "none":
+        raise SettingsError(
+            f"deterministic: torch has no deterministic gradient of mirrored borders on CUDA, and stylizer "
+            f"{settings.stylizer} needs it; train on a CPU, where runs are equal to the bit, or without --deterministic"
+        )
 
 
 def _stylizer(material: Material, cohort: Cohort, settings: Settings, run: Run) -> Stylizer | None:

@@ -71,7 +71,9 @@ class EncoderStage(Stage):
         loss = loss_image + s.encoder_gradient_weight * loss_gradient
         told = {"loss_image": loss_image.detach(), "loss_gradient": loss_gradient.detach()}
         if s.encoder_head_weight and self.head.out_features > 1:
-            loss_kind = F.cross_entropy(self.head(style_of(features).vector()), self._kinds_of(step))
+            loss_kind = F.cross_entropy(
+                self.head(style_of(features).vector()), self._kinds_of(step, features.device)
+            )
             loss = loss + s.encoder_head_weight * loss_kind
             told["loss_kind"] = loss_kind.detach()
         self.descend(loss)
@@ -107,9 +109,9 @@ class EncoderStage(Stage):
         filled = torch.where(hidden, images.mean(dim=(2, 3), keepdim=True), images)
         return filled + s.encoder_noise_sd * noise
 
-    def _kinds_of(self, step: int) -> Int[Tensor, " n"]:
+    def _kinds_of(self, step: int, device: torch.device) -> Int[Tensor, " n"]:
         chosen = global_batch(self.run.seed, step, len(self.learnt), self.settings.encoder_batch)
-        return self.kinds[0][self.learnt[self.share(chosen)]].to(self.device, non_blocking=True)
+        return self.kinds[0][self.learnt[self.share(chosen)]].to(device, non_blocking=True)
 
 
 def learn_vgg(bank: SliceBank, cohort: Cohort, settings: Settings, run: Run) -> tuple[Vgg, float]:

@@ -92,9 +92,9 @@ class StylizerStage(Stage):
         assert isinstance(self.network, Rain)
         s = self.settings
         noise = self.share(code_noise(s.stylizer_batch, CHANNELS, seed=self.run.seed, step=step))
-        found = self.network(
-            content, style.relu4_1, noise.to(content), (images.shape[2], images.shape[3]), joint=s.joint
-        )
+        noise = noise.to(content.device, non_blocking=True)
+        size = (images.shape[2], images.shape[3])
+        found = self.network(content, style.relu4_1, noise, size, joint=s.joint)
         rebuilt = reconstruction_loss(found.decoded.vector(), found.measured.vector())
         return self._compared(found.images, images, found.target, style) | {
             "loss_kl": (s.kl_weight, divergence(found.code)),
@@ -137,10 +137,10 @@ class StyleVaeStage(Stage):
         s, seed = self.settings, self.run.seed
         chosen = choose_styles(self.styles, s.stylizer_batch, seed=seed, step=step)
         images = style_images(self.styles, chosen, s.turns, seed=seed, step=step, share=self.share)
-        noise = self.share(code_noise(s.stylizer_batch, CHANNELS, seed=seed, step=step)).to(self.device)
-        with torch.autocast(
-            self.device.type, enabled=False
-        ):  # as RAIN's: 8 bits of a descriptor move an image
+        noise = self.share(code_noise(s.stylizer_batch, CHANNELS, seed=seed, step=step))
+        noise = noise.to(images.device, non_blocking=True)
+        # In full precision, as RAIN's autoencoder: 8 bits of a descriptor move a whole image.
+        with torch.autocast(images.device.type, enabled=False):
             descriptor = self.stylizer.code_of(images)
             code = self.autoencoder.encode(descriptor)
             decoded = self.autoencoder.decode(code.at(noise))

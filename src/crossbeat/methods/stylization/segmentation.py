@@ -153,7 +153,7 @@ class Segmentation(Stage):
         noise = code_noise(len(images), CHANNELS, seed=self.run.seed, step=number)
         self.centre.copy_(found.centre)
         self.spread.copy_(found.spread)
-        self.epsilon.copy_(found.at(noise.to(found.centre)))
+        self.epsilon.copy_(found.at(noise.to(found.centre.device, non_blocking=True)))
 
     def _chosen_styles(self, number: int) -> Tensor:
         """Indices of style slices: at random, or each content's partner where it has one."""
