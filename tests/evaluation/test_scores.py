@@ -1,6 +1,7 @@
 """What is scored and what is not: paper arithmetic on two small patients, and refusals."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,6 +228,29 @@ def test_rows_without_labels_are_passed_over_but_not_all_of_them(
 def test_a_prediction_of_another_shape_is_refused(cohort: Cohort, perfect: ReadPrediction) -> None:
     with pytest.raises(CaseError, match=r"'p1-cine'.*\(1, 6, 20, 16\), the scan \(2, 6, 20, 16\)"):
         score_cohort(cohort, lambda row: perfect(row)[:1])
+
+
+def test_frames_that_nobody_labelled_may_be_left_out_of_a_prediction_and_others_not(
+    cohort: Cohort, perfect: ReadPrediction
+) -> None:
+    def without(frame: int, row: Row) -> np.ndarray:
+        found = np.array(perfect(row))
+        found[frame] = UNKNOWN
+        return found
+
+    cine = cohort.only(lambda row: row.scan == "p1-cine")
+    case = cine.read(cine.rows[0])
+    assert case.frames == 2
+    with pytest.raises(
+        CaseError, match=r"'p1-cine': the prediction leaves out frame 1; run `crossbeat predict`"
+    ):
+        score_cohort(cine, lambda row: without(1, row))
+    labels = np.array(case.labels)
+    labels[1] = UNKNOWN
+    one = replace(case, labels=labels, drawn=(case.drawn[0], frozenset()))
+    shut = Cohort(cine.rows, lambda row: one, "small")
+    found = score_cohort(shut, lambda row: without(1, row))
+    assert found == score_cohort(shut, perfect)
 
 
 def test_a_prediction_with_foreign_values_is_refused(cohort: Cohort, perfect: ReadPrediction) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CaseError
-from crossbeat.labels import Structure
+from crossbeat.labels import UNKNOWN, Structure
 
 ReadPrediction = Callable[[Row], NDArray[np.uint8] | None]
 """The (t, z, y, x) label map predicted for a scan; None or `FileNotFoundError` where there is none."""
@@ -33,7 +33,8 @@ def for_each_prediction(
     """What `work` makes of every scan and its prediction, in the cohort's order, in so many threads.
 
     Scans without a prediction stop it with one `CaseError` that names them all; so does a prediction of
-    another shape than its scan, or with values that are no structure.
+    another shape than its scan, or with values that are no structure. Of a labelled scan the frames without labels
+    may be left out (all `UNKNOWN`), as a study leaves them.
     """
 
     def of_one(row: Row) -> Result | None:
@@ -84,7 +85,15 @@ def _check(case: Case, predicted: NDArray[np.uint8]) -> None:
             f"the prediction has shape {predicted.shape}, the scan {case.image.shape} (t, z, y, x); "
             "predict this very scan again",
         )
-    strange = sorted(set(np.unique(predicted).tolist()) - {int(s) for s in Structure})
+    asked = set(case.labelled_frames or range(case.frames))
+    left_out = {t for t, frame in enumerate(predicted) if (frame == UNKNOWN).all()}
+    if left_out & asked:
+        raise CaseError(
+            case.id,
+            f"the prediction leaves out frame {min(left_out & asked)}; run `crossbeat predict` on this scan",
+        )
+    rest = predicted[[t not in left_out for t in range(case.frames)]]
+    strange = sorted(set(np.unique(rest).tolist()) - {int(s) for s in Structure})
     if strange:
         raise CaseError(
             case.id,
