@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from crossbeat.case import Case, Domain
+from crossbeat.case import Case
 from crossbeat.cohort import Cohort
 from crossbeat.errors import RunError
 from crossbeat.labels import Structure
@@ -95,31 +95,6 @@ def test_the_heart_is_found_without_labels_and_wherever_it_lies(heart: Case) -> 
     segmenter = Segmenter(BrightIsBlood(), SPEC, PREPARATION)
     here, there = segmenter.place(heart).centre, segmenter.place(shifted).centre
     assert np.subtract(there, here) == pytest.approx([8, -10], abs=1.5)
-
-
-class ByGrey(nn.Module):
-    """Takes each level of grey for a structure: 1 LV, 0.5 MYO, 0.75 RV, 0 none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.levels = nn.Parameter(torch.tensor([0.0, 1.0, 0.5, 0.75]))
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return -100 * (image - self.levels[None, :, None, None]).abs()
-
-
-def test_a_heart_far_from_the_middle_is_found_beside_tissue_that_looks_like_one_structure() -> None:
-    """60 mm off; from three of 42 phantoms the window once walked away (docs/decisions/0002)."""
-    y, x = np.mgrid[:128, :128]
-    image = np.zeros((128, 128), np.float32)
-    image[np.hypot(y - 60, x - 75) < 14] = 1.0  # a liver, as bright as blood, at the middle of the image
-    image[np.hypot(y - 64, x - 37) < 11] = 0.5
-    image[np.hypot(y - 64, x - 37) < 7] = 1.0
-    image[np.hypot(y - 64, x - 21) < 6] = 0.75
-    case = Case("c", "s", np.tile(image, (1, 5, 1, 1)), np.diag([2.0, 2.0, 8.0, 1.0]), Domain("lge"))
-    preparation = Preparation(size=48, spacing_mm=2.0, scale="unit", low_percentile=0, high_percentile=100)
-    found = Segmenter(ByGrey(), SPEC, preparation).place(case).centre
-    assert np.hypot(found[0] - 64, found[1] - 34) < 5
 
 
 def test_an_empty_image_is_background_and_no_crash(heart: Case) -> None:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +29,6 @@ from crossbeat.networks import SEGMENTERS, build
 from crossbeat.prepare.volumes import Preparation, Window, crop, normalise, pad, slices_of, window_of
 
 SLICES_AT_ONCE = 32
-PROMISING = (0.35, 0.5, 0.65)
-"""Slices by which a window to begin with is judged, as shares of the stack."""
 WALK = 6
 """Steps at most in which the window finds the heart."""
 FORMAT = 1
@@ -91,9 +89,11 @@ class Segmenter:
 
     def place(self, case: Case) -> Window:
         """The window about the heart, which the network itself finds in the whole image; or about the image."""
+        preparation = self.preparation
         y, x = case.image.shape[2:]
-        centre = self._locate(case) if self.preparation.centre == "heart" else ((y - 1) / 2, (x - 1) / 2)
-        return window_of(case, self.preparation, centre=centre)
+        middle = ((y - 1) / 2, (x - 1) / 2)
+        centre = self._locate(case, middle) if preparation.centre == "heart" else middle
+        return window_of(case, preparation, centre=centre)
 
     @property
     def device(self) -> torch.device:
@@ -122,14 +122,13 @@ class Segmenter:
             "provenance": dict(self.provenance),
         }
 
-    def _locate(self, case: Case) -> tuple[float, float]:
-        """Middle (y, x) in voxels of the heart, the image's where none is seen; the case's labels are not looked at.
+    def _locate(self, case: Case, start: tuple[float, float]) -> tuple[float, float]:
+        """Middle (y, x) in voxels of the heart, `start` where none is seen; the case's labels are not looked at.
 
-        Of nine windows about the image's middle, a third of a crop apart, the one in which all structures are seen
-        best is where the search begins; from there the window walks to the heart that the network sees in it, until
-        it stands still (docs/decisions/0002).
+        From the start, the middle of the image, where scans are planned, the window walks to the heart that the
+        network sees in it, until it stands still: what lies farther out than training showed is never asked about.
         """
-        here = start = max(self._starts(case), key=lambda at: self._promise(case, at))
+        here = start
         for _ in range(WALK):
             window = window_of(case, self.preparation, centre=here)
             seen = self._heart_in(case, window)
@@ -141,53 +140,22 @@ class Segmenter:
                 break
         return here
 
-    def _starts(self, case: Case) -> list[tuple[float, float]]:
-        """Middles (y, x) in voxels of the windows to begin with; the image's is first, and wins where all are alike."""
-        y, x = case.image.shape[2:]
-        apart_mm = round(self.preparation.size / 3) * self.preparation.spacing_mm
-        rows, columns = (
-            [(n - 1) / 2 + step * apart_mm / spacing for step in (0, -1, 1)]
-            for n, spacing in zip((y, x), case.spacing_mm[1:], strict=True)
-        )
-        return [(row, column) for row in rows for column in columns if 0 <= row < y and 0 <= column < x]
-
-    def _promise(self, case: Case, centre: tuple[float, float]) -> float:
-        """How much a window looks as if the heart were in it: pixels of the structure that is seen least.
-
-        Tissue far from the heart is often taken for one structure, hardly ever for all of them together. Less than a
-        pixel is nothing, 0.
-        """
-        z = case.image.shape[1]
-        window = window_of(case, self.preparation, centre=centre)
-        seen = self._seen_in(case, window, sorted({int(z * share) for share in PROMISING}))
-        least = float((seen.shares * seen.heart).sum(axis=(1, 2)).min())
-        return least if least >= 1 else 0.0
-
+    @torch.inference_mode()
     def _heart_in(self, case: Case, window: Window) -> tuple[float, float] | None:
         """Middle (y, x) in voxels of the largest heart that the window's crop shows in the stack's middle half."""
+        self.network.eval()
         z = case.image.shape[1]
-        seen = self._seen_in(case, window, range(z // 4, max(z - z // 4, z // 4 + 1)))
-        if not seen.heart.any():
+        middle = slices_of(case.image[:1, z // 4 : max(z - z // 4, z // 4 + 1)])
+        crops = crop(self._normalised(middle, window), self.preparation.size).to(self.device)
+        shares = self._foreground(crops, flips=False).sum(dim=1).mean(dim=0).cpu().numpy()
+        parts, count = ndimage.label(shares > 0.5 * float(shares.max()))
+        if not count or shares.max() < 0.1:
             return None
-        row, column = ndimage.center_of_mass(seen.shares.sum(axis=0) * seen.heart)
+        masses = ndimage.sum_labels(shares, parts, range(1, count + 1))
+        row, column = ndimage.center_of_mass(shares, parts, int(np.argmax(masses)) + 1)
         offset = (self.preparation.size - 1) / 2
         steps = [window.spacing_mm / s for s in window.scan_spacing_mm]
         return window.centre[0] + (row - offset) * steps[0], window.centre[1] + (column - offset) * steps[1]
-
-    @torch.inference_mode()
-    def _seen_in(self, case: Case, window: Window, slices: Sequence[int]) -> _Seen:
-        """What the network sees in the window's crop of some slices of the first frame, averaged over them."""
-        self.network.eval()
-        images = crop(
-            self._normalised(slices_of(case.image[:1, list(slices)]), window), self.preparation.size
-        )
-        shares = self._foreground(images.to(self.device), flips=False).mean(dim=0).cpu().numpy()
-        whole = shares.sum(axis=0)
-        parts, count = ndimage.label(whole > 0.5 * float(whole.max()))
-        if not count or whole.max() < 0.1:
-            return _Seen(shares, np.zeros(whole.shape, bool))
-        masses = ndimage.sum_labels(whole, parts, range(1, count + 1))
-        return _Seen(shares, parts == int(np.argmax(masses)) + 1)
 
     def _normalised(self, slices: Tensor, window: Window) -> Tensor:
         return normalise(window.cut(slices), window, self.preparation)
@@ -206,15 +174,6 @@ class Segmenter:
 
     def _may_autocast(self, device: torch.device) -> bool:
         return SEGMENTERS[self.spec.name].bf16 and multiplies_bfloat16(device.type)
-
-
-class _Seen(NamedTuple):
-    """What a network sees in a crop, averaged over slices."""
-
-    shares: NDArray[np.float32]
-    """(k, y, x) probabilities of the structures."""
-    heart: NDArray[np.bool_]
-    """(y, x) the largest part that any structure is likely in; nowhere, if there is none."""
 
 
 def load_segmenter(folder: Path, device: torch.device | str = "cpu") -> Segmenter:

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from crossbeat import geometry
 
-PROMISING: Final = (0.35, 0.5, 0.65)  # slices that judge a window to begin with, as in crossbeat.segmenter
 WALK: Final = 6  # steps at most in which the window finds the heart, as in crossbeat.segmenter
 
 
@@ -78,9 +77,8 @@ def normalise(fields: Any, low_percentile: float, high_percentile: float, scale:
 class CentreHeartd(MapTransform, InvertibleTransform):
     """Pads scans (1, y, x, z) with nan until the heart lies in the middle; its inverse cuts the padding off.
 
-    The heart is found as crossbeat finds it: of nine windows about the middle of the image the one in which all
-    structures are seen best comes first, and walks to what the network sees in the stack's middle half, until it
-    stands still.
+    The heart is found as crossbeat finds it: from the middle of the image the window walks to what the
+    network sees in the stack's middle half, until it stands still.
     """
 
     def __init__(self, keys: Any, network: Any, size: int, field: int, scale: Mapping[str, Any]) -> None:
@@ -116,43 +114,26 @@ class CentreHeartd(MapTransform, InvertibleTransform):
         """Rows and columns from the middle of the image to that of the heart; (0, 0) where none is seen."""
         z = image.shape[3]
         stack = image.as_tensor()[..., z // 4 : max(z - z // 4, z // 4 + 1)]
-        offset = start = max(self._starts(image), key=lambda at: self._promise(image, at))
+        offset = (0, 0)
         for _ in range(WALK):
-            shares, heart = self._see(stack, offset)
-            if not heart.any():
-                return start
-            row, column = ndimage.center_of_mass(shares.sum(axis=0) * heart)
-            step = row - (self.size - 1) / 2, column - (self.size - 1) / 2
+            step = self._see(torch.as_tensor(self.cut_field(_move_middle(stack, offset))))
+            if step is None:
+                return 0, 0
             offset = (offset[0] + round(step[0]), offset[1] + round(step[1]))
             if max(abs(s) for s in step) < 2:
                 break
         return offset
 
-    def _starts(self, image: Any) -> list[tuple[int, int]]:
-        """Offsets of the windows to begin with, that of the image's middle first."""
-        steps = [k * round(self.size / 3) for k in (0, -1, 1)]
-        rows, columns = ([s for s in steps if abs(s) <= (n - 1) / 2] for n in image.shape[1:3])
-        return [(row, column) for row in rows for column in columns]
-
-    def _promise(self, image: Any, offset: tuple[int, int]) -> float:
-        """Pixels of the structure that is seen least in the window's largest heart; below one it is 0."""
-        slices = sorted({int(image.shape[3] * share) for share in PROMISING})
-        shares, heart = self._see(image.as_tensor()[..., slices], offset)
-        least = float((shares * heart).sum(axis=(1, 2)).min())
-        return least if least >= 1 else 0.0
-
-    def _see(self, stack: Any, offset: tuple[int, int]) -> tuple[Any, Any]:
-        """Probabilities (k, y, x) of the structures, averaged over the slices, and where the largest heart is."""
-        fields = torch.as_tensor(self.cut_field(_move_middle(stack, offset)))
+    def _see(self, fields: Any) -> tuple[float, float] | None:
         crops = torch.as_tensor(self.cut_size(normalise(fields, **self.scale))).permute(3, 0, 1, 2)
         found = self.network(crops.to(next(self.network.parameters()).device))
-        shares = found[:, 1:].mean(dim=0).cpu().numpy()
-        whole = shares.sum(axis=0)
-        parts, count = ndimage.label(whole > 0.5 * float(whole.max()))
-        if not count or whole.max() < 0.1:
-            return shares, np.zeros(whole.shape, bool)
-        masses = ndimage.sum_labels(whole, parts, range(1, count + 1))
-        return shares, parts == int(np.argmax(masses)) + 1
+        shares = found[:, 1:].sum(dim=1).mean(dim=0).cpu().numpy()
+        parts, count = ndimage.label(shares > 0.5 * float(shares.max()))
+        if not count or shares.max() < 0.1:
+            return None
+        masses = ndimage.sum_labels(shares, parts, range(1, count + 1))
+        row, column = ndimage.center_of_mass(shares, parts, int(np.argmax(masses)) + 1)
+        return row - (self.size - 1) / 2, column - (self.size - 1) / 2
 
 
 def _move_middle(image: Any, offset: tuple[int, int]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from crossbeat.segmenter import PROMISING, WALK
+from crossbeat.segmenter import WALK
 
 
 def write_guide(described: Mapping[str, Any]) -> str:
@@ -43,26 +43,16 @@ def heart(described: Mapping[str, Any]) -> str:
     """How the window is centred, in Markdown."""
     if described["preparation"]["centre"] != "heart":
         return "It is not looked for: the crop is centred on the middle of the image, as in training."
-    shares = ", ".join(f"{share:.0%}" for share in PROMISING)
     return f"""The network was trained on crops around the heart and knows nothing else, so it is asked about such crops
-only. Nine windows are looked at first, at the middle of the image and a third of a crop (rounded, in pixels) up,
-down, left and right of it; those whose middle lies outside the image are left out. In each:
-
-1. cut a crop from three of the first frame's slices ({shares} of the stack) around the window's centre;
-2. average the probabilities of each structure over these slices, and add up those of all structures;
-3. of what is above half of the sum's largest value (which must reach 0.1) take the connected part with the largest sum;
-4. within it, add up the probability of each structure; the least of these sums, if it reaches 1, is how promising
-   the window is.
-
-From the most promising window (the first, where several are alike) the search walks:
+only. The window starts at the middle of the image and walks:
 
 1. cut a crop from the middle half of the first frame's slices, around the window's centre;
 2. add up the probabilities of all structures and average them over these slices;
 3. of what is above half of the largest value take the connected part with the largest sum, and move the window's
-   centre to its centre of mass; where nothing reaches 0.1, go back to where the walk began and stop;
+   centre to its centre of mass; where nothing reaches 0.1, go back to the middle of the image and stop;
 4. stop when it moved by less than 2 pixels, or after {WALK} steps.
 
-All slices and frames are then cut there. A heart wholly outside these windows is not found."""
+All slices and frames are then cut there. A heart wholly outside the first window is not found."""
 
 
 def labels(described: Mapping[str, Any]) -> str:
