@@ -42,7 +42,8 @@ from crossbeat.errors import GeometryWarning, RunError
 from crossbeat.labels import TRAINED
 from crossbeat.methods.propagation import Registrar, Settings, carry, learn_registration, load_registrar
 from crossbeat.metrics import dice
-from crossbeat.statistics import mean_sd
+from crossbeat.report.wording import p_value, signed
+from crossbeat.statistics import holm, mean_sd, wilcoxon
 from crossbeat.training import Run
 
 HERE: Final = Path(__file__).parent
@@ -112,8 +113,18 @@ class Spline:
     """Of L-BFGS-B, a level."""
 
 
-LEARNT_WITH: Final = {"size": "bench", "registration_steps": 4000, "registration_steps_per_round": 500}
-"""Of ours: settings of the method's bench size but for the number of updates, the same in all folds."""
+LEARNT_WITH: Final = {
+    "size": "bench",
+    "registration_steps": 5000,
+    "registration_steps_per_round": 500,
+    "smoothness_weight": 0.3,
+    "label_weight": 3.0,
+}
+"""Of ours, the same in all folds: the method's bench size with what is named here. With 4000 updates and the method's
+own weights (1 and 1) it had reached 0.863, 0.817 and 0.737 (LV, MYO, RV) on the 41, and demons did better on the RV.
+These weights were then taken from short trainings, see `LOOKED_AT`."""
+LOOKED_AT: Final = tuple(f"patient{n:03}" for n in (1, 21, 45, 65, 81))
+"""Patients by whom ours was calibrated. They are tested too, in fold 0, so the others are also told apart."""
 CANDIDATES: Final[dict[str, tuple[Any, ...]]] = {
     DEMONS: (
         Demons(),
@@ -126,6 +137,7 @@ CANDIDATES: Final[dict[str, tuple[Any, ...]]] = {
         Demons(step_px=1.0),
         Demons(margin_mm=50.0, step_px=1.0),
         Demons(iterations=100),
+        Demons(shrink=(4, 2)),
     ),
     SPLINE: (
         Spline(),
@@ -143,7 +155,7 @@ TUNED_ON: Final = (
     *("patient043", "patient084"),  # fold 2
     *("patient027", "patient066"),  # fold 3
 )
-CHOSEN: Final[dict[str, tuple[int, ...]]] = {DEMONS: (0, 0, 0, 0), SPLINE: (0, 0, 0, 0)}
+CHOSEN: Final[dict[str, tuple[int, ...]]] = {DEMONS: (2, 9, 2, 2), SPLINE: (4, 3, 0, 1)}
 """For each fold the candidate that `--tune` found best on those patients that the fold does not test."""
 
 
@@ -394,6 +406,21 @@ def table_of(lines: list[Line], by: Sequence[str]) -> str:
     return "\n".join(text)
 
 
+def paired_table(lines: list[Line]) -> str:
+    """Ours less each baseline in Dice, over patients: mean, in how many ours is higher, p by Wilcoxon with Holm."""
+    scores = pd.DataFrame(lines)
+    wide = scores.pivot_table(index=["patient", "structure"], columns="side", values="dice")
+    asked = [(side, s.name) for side in (DEMONS, SPLINE) for s in TRAINED]
+    told, p_values = [], []
+    for side, structure in asked:
+        both = wide.xs(structure, level="structure")
+        more = both[OURS] - both[side]
+        p_values.append(wilcoxon(both[OURS], both[side], list(both.index)).p)
+        told.append(f"{side} | {structure} | {signed(more.mean())} | {(more > 0).sum()} of {len(more)}")
+    text = ["| ours less | structure | mean | higher in | Holm's p |", "|---|---|---:|---:|---:|"]
+    return "\n".join(text + [f"| {t} | {p_value(p)} |" for t, p in zip(told, holm(p_values), strict=True)])
+
+
 def shown(scores: pd.DataFrame, column: str, digits: int) -> str:
     """Mean ± SD over patients."""
     mean, sd = mean_sd(scores[column].to_numpy(float), scores["patient"].tolist())
@@ -460,7 +487,11 @@ def main() -> None:
         print(table_of(lines, ("side", "candidate", "changes")), choices(lines), sep="\n\n")
     else:
         lines = kept(HERE / "acdc_registration.csv", measure(acdc(HERE), dict(given.registrar)))
-        print(table_of(lines, ("side",)))
+        others = [line for line in lines if line["patient"] not in LOOKED_AT]
+        print(table_of(lines, ("side",)), "Without those by whom ours was calibrated:", sep="\n\n")
+        print(table_of(others, ("side",)))
+        if given.registrar:
+            print(paired_table(lines), paired_table(others), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import argparse
 import csv
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -86,13 +87,16 @@ def main() -> None:
     registrar = load_registrar(parser.parse_args().registrar)
     torch.set_num_threads(1)
     root = Path(os.environ.get("CROSSBEAT_DATA", HERE.parents[2] / "shared" / "data")) / "scd"
-    cohort, _ = data.index("scd", root, HERE)
     print(
         "| Patient | LV at ES, ED unmoved | carried | slices scored | slices carried | EDV, ml | at ES | "
         "least at (ES) | wrong way | confidence |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
-    with (HERE / "sunnybrook_propagation.csv").open("w", encoding="utf-8", newline="") as out:
+    with (
+        TemporaryDirectory() as converted,  # NIfTI made of the DICOM stays out of the project
+        (HERE / "sunnybrook_propagation.csv").open("w", encoding="utf-8", newline="") as out,
+    ):
+        cohort, _ = data.index("scd", root, Path(converted))
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in cohort:

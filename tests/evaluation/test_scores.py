@@ -250,7 +250,7 @@ def test_frames_that_nobody_labelled_may_be_left_out_of_a_prediction_and_others_
     one = replace(case, labels=labels, drawn=(case.drawn[0], frozenset()))
     shut = Cohort(cine.rows, lambda row: one, "small")
     found = score_cohort(shut, lambda row: without(1, row))
-    assert found == score_cohort(shut, perfect)
+    assert list(map(str, found)) == list(map(str, score_cohort(shut, perfect)))  # nan is like nan
 
 
 def test_a_prediction_with_foreign_values_is_refused(cohort: Cohort, perfect: ReadPrediction) -> None:
