@@ -81,9 +81,12 @@ def test_what_is_undefined_is_read_back_undefined(small_study: Callable[..., Stu
     "folder", sorted(p.parent for p in (ROOT / "docs" / "results").glob("*/cells.csv")), ids=str
 )
 def test_the_kept_evidence_is_read_and_makes_a_page(folder: Path, tmp_path: Path) -> None:
-    shown = present_evidence(read_evidence(folder), tmp_path)
+    evidence = read_evidence(folder)
+    shown = present_evidence(evidence, tmp_path)
     assert shown.page.stat().st_size > 10_000
-    assert shown.sentences
+    assert bool(shown.sentences) == ({LOWER, UPPER} <= set(evidence.cells["arm"])), (
+        "no verdict without the bounds"
+    )
 
 
 @pytest.mark.parametrize(
