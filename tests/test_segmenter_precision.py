@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from crossbeat.devices import multiplies_bfloat16
 from crossbeat.networks import SEGMENTERS
 from crossbeat.prepare.volumes import Preparation
 from crossbeat.segmenter import NetworkSpec, Segmenter
@@ -36,10 +37,25 @@ def logits_seen(device: str) -> torch.dtype:
     return seen[0]
 
 
-def test_bfloat16_needs_a_cuda_device_and_a_network_that_may(allowed: bool) -> None:
-    assert segmenter()._may_autocast(torch.device("cuda")) is allowed
-    assert not segmenter()._may_autocast(torch.device("cpu"))
-    assert logits_seen("cpu") == torch.float32
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_needs_a_device_that_multiplies_it_and_a_network_that_may(
+    allowed: bool, native: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def multiplies(device: str) -> bool:
+        asked.append(device)
+        return native
+
+    monkeypatch.setattr("crossbeat.segmenter.multiplies_bfloat16", multiplies)
+    assert segmenter()._may_autocast(torch.device(kind)) is (allowed and native)
+    assert asked == [kind] * allowed
+
+
+def test_the_network_computes_on_a_cpu_as_device_and_entry_allow(allowed: bool) -> None:
+    computes = allowed and multiplies_bfloat16("cpu")
+    assert logits_seen("cpu") == (torch.bfloat16 if computes else torch.float32)
 
 
 @CUDA

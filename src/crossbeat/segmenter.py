@@ -58,6 +58,10 @@ class Segmenter:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Method, seed, versions, cohort hash, which weights were selected."""
 
+    def __post_init__(self) -> None:
+        """Lay the weights as loading does: in another layout sums are taken in another order, and a voxel tips over."""
+        self.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
     def predict(self, case: Case) -> NDArray[np.uint8]:
         """(t, z, y, x) values of `Structure` on the case's own grid; the plain network, no post-processing."""
         window = self.place(case)

@@ -11,7 +11,17 @@ from typing import Final
 import crossbeat
 
 _ROOMS: Final = (
-    *("labels.py", "geometry.py", "case.py", "cohort.py", "data", "prepare", "networks", "losses"),
+    *(
+        "labels.py",
+        "geometry.py",
+        "case.py",
+        "cohort.py",
+        "devices.py",
+        "data",
+        "prepare",
+        "networks",
+        "losses",
+    ),
     *("training", "segmenter.py", "prediction.py", "metrics", "evaluation", "methods/recipe.py"),
     *("methods/validation.py", "study/cell.py", "study/plan.py"),
 )
