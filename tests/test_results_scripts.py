@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from crossbeat.labels import UNKNOWN, Structure
@@ -59,3 +60,13 @@ def test_acdc_baselines_are_chosen_by_patients_whom_the_fold_does_not_test() -> 
         for candidate in (0, 1)
     ]
     assert script("acdc_registration").choices(lines) == {"demons": (1, 0, 0, 0), "B-spline": (0, 1, 1, 1)}
+
+
+def test_acdc_baselines_have_the_settings_that_the_kept_tuning_found_best() -> None:
+    pytest.importorskip("SimpleITK")
+    acdc = script("acdc_registration")
+    kept = pd.read_csv(RESULTS / "acdc_registration_tuning.csv").to_dict("records")
+    assert acdc.choices(kept) == acdc.CHOSEN
+    assert {(line["side"], line["candidate"]) for line in kept} == {
+        (side, number) for side, tried in acdc.CANDIDATES.items() for number in range(len(tried))
+    }
