@@ -181,6 +181,9 @@ def test_what_is_missing_is_remarked(cases: dict[str, Case], cohort: Cohort) -> 
     half = case.labels.copy()
     half[1][half[1] == LV] = 0
     assert remark(half) == "no LV found in 1 of 2 frames: 1"
+    shut = np.array(case.labels)
+    shut[1] = UNKNOWN
+    assert "no LV found" not in remark(shut)
     still = np.stack([case.labels[0]] * 2)
     assert remark(still) == "the LV is equally large in all frames: no ED and ES found"
     alone = replace(case, image=case.image[:1], labels=case.labels[:1], drawn=case.drawn[:1])

@@ -89,7 +89,7 @@ def measure_case(row: Row, case: Case, labels: NDArray[np.uint8]) -> Measurement
     ejection fraction outside `PLAUSIBLE_EF_PERCENT`.
     """
     found = _indices(row, case, labels, row.ed_frame, row.es_frame)
-    share = 1.0 if _is_stack(case) else float("nan")
+    share = np.where(_left_out(labels) | (not _is_stack(case)), np.nan, 1.0)
     curves = [
         share * volume_curve_ml(labels, case.spacing_mm, s)
         for s in (Structure.LV, Structure.MYO, Structure.RV)
@@ -181,10 +181,10 @@ def _remarks(labels: NDArray[np.uint8], found: Indices, *, stack: bool) -> Itera
     if not np.isin(labels, [s for s in Structure if s != Structure.BACKGROUND]).any():
         yield "no heart found: the label map is empty"
         return
-    held = (labels == Structure.LV).any(axis=(1, 2, 3))
+    held = (labels == Structure.LV).any(axis=(1, 2, 3)) | _left_out(labels)
     if len(labels) == 1 and stack:
         yield ONE_FRAME
-    if not held.any():
+    if not (labels == Structure.LV).any():
         yield "no LV found"
     elif not held.all():
         without = np.flatnonzero(~held).tolist()
@@ -193,6 +193,12 @@ def _remarks(labels: NDArray[np.uint8], found: Indices, *, stack: bool) -> Itera
         yield "the LV is equally large in all frames: no ED and ES found"
     for side in ("LV", "RV"):
         yield from _implausible(side, found)
+
+
+def _left_out(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Frames that nobody segmented, as a study leaves those without labels: nothing is missing in them."""
+    found: NDArray[np.bool_] = (labels == UNKNOWN).all(axis=(1, 2, 3))
+    return found
 
 
 def _implausible(side: str, found: Indices) -> Iterator[str]:
