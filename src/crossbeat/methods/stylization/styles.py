@@ -17,7 +17,7 @@ from crossbeat.methods.recipe import Domains
 from crossbeat.methods.stylization.settings import Settings
 from crossbeat.prepare.augment import Augmentation, apply, draw
 from crossbeat.prepare.slices import SliceBank, batch_generator, build_bank, join_banks
-from crossbeat.prepare.volumes import crop
+from crossbeat.prepare.volumes import Preparation, crop
 from crossbeat.training import Run
 
 CHOICE, TURNS, NOISE, CORRUPTION = 11, 12, 13, 14
@@ -67,6 +67,17 @@ def gather(domains: Domains, cohort: Cohort, settings: Settings, run: Run) -> Ma
         taught = _shown(_read(other, settings, run, "reading styles to learn"), cohort.name)
     partners = find_partners(content, styles, cohort.name, run) if settings.style == "same_patient" else None
     return Material(content, styles, taught, partners, tested)
+
+
+def read_styles(
+    cohort: Cohort, preparation: Preparation, progress: Callable[[Row], None] = lambda row: None
+) -> SliceBank:
+    """Slices of those scans that show something, as styles are seen in training: without labels, of a cine two frames.
+
+    `CohortError` where every slice is of one grey.
+    """
+    bank = build_bank(_stills(cohort), preparation, progress=progress)
+    return _shown(bank, cohort.name)
 
 
 def find_partners(content: SliceBank, styles: SliceBank, name: str, run: Run) -> Int[Tensor, " n"]:
