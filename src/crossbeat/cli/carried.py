@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from crossbeat.cli import folders
+from crossbeat.cli.folders import as_file_name
 from crossbeat.cohort import Cohort, Row, write_cohort
 from crossbeat.data.listing import place
 from crossbeat.data.nifti import sidecar, write_displacement, write_labels
-from crossbeat.errors import CaseError, CrossbeatError, RunError
+from crossbeat.errors import CrossbeatError, RunError
 from crossbeat.labels import TRAINED, Structure
 from crossbeat.methods.propagation import Carried, Registrar, carry, find_sources, load_registrar
 from crossbeat.metrics.clinical import volume_curve_ml
@@ -69,33 +71,9 @@ def load_registration(run: Path, device: torch.device) -> Registrar:
 
 
 def open_folder(out: Path, cohort: Cohort, overwrite: bool) -> None:
-    """Make the folder; what an earlier command left there goes first, if `overwrite`, and else is in the way.
-
-    With `overwrite` too `RunError` is raised where the folder is a run's or the cohort's own, holds a cohort.csv that
-    no propagation left there, or where a scan or its labels would be written over.
-    """
-    remedy = "choose another folder with -o"
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out}: is a file; {remedy}")
-    if out.resolve() == cohort.folder.resolve() or (out / "run.json").exists():
-        raise RunError(
-            f"{out}: holds a run or the scans; carried labels need a folder of their own, {remedy}"
-        )
-    if not overwrite and out.is_dir() and any(out.iterdir()):
-        raise RunError(f"{out}: already holds files; {remedy}, or add --overwrite")
-    if (out / "cohort.csv").exists() and not (out / "confidence.csv").exists():
-        raise RunError(f"{out}: holds a cohort.csv that no propagation left there; {remedy}")
-    stale = [path for scan in _earlier_scans(out, cohort) for path in _files_of(scan, out)]
-    ours = {path.resolve() for path in stale}
-    for row in cohort:
-        for name in (*row.image_files, *row.label_files.values()):
-            if (cohort.folder / name).resolve() in ours:
-                raise RunError(
-                    f"{cohort.folder / name}: is a scan or its labels, and would be written over; {remedy}"
-                )
-    for path in (*stale, out / "cohort.csv", out / "confidence.csv", out / PAGE):
-        path.unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
+    """Make the folder of a propagation, or clear it of an earlier one; see `folders.open_folder`."""
+    work = folders.Work("propagation", "carried labels", "confidence.csv", PAGE, _files_of)
+    folders.open_folder(out, cohort, (row.scan for row in cohort), work, overwrite=overwrite)
 
 
 def carry_cohort(
@@ -228,19 +206,8 @@ def _as_csv(lines: Sequence[FrameLine]) -> str:
     return text.getvalue()
 
 
-def _earlier_scans(out: Path, cohort: Cohort) -> list[str]:
-    """Scans of the cohort, and those that an earlier propagation left in the folder."""
-    scans = [row.scan for row in cohort]
-    table = out / "confidence.csv"
-    if table.exists():
-        with table.open(encoding="utf-8", newline="") as lines:
-            scans += [line["scan"] for line in csv.DictReader(lines) if line.get("scan")]
-    return list(dict.fromkeys(scans))
-
-
 def _files_of(scan: str, out: Path) -> list[Path]:
     """Everything that is written of a scan alone: labels, displacement, picture, and what lies beside them."""
-    if "/" in scan or "\\" in scan or scan in (".", ".."):
-        raise CaseError(scan, "a scan's name becomes a file name; it may hold no slash")
-    labels, field = (out / part / f"{scan}.nii.gz" for part in ("labels", "fields"))
+    name = as_file_name(scan)
+    labels, field = (out / part / f"{name}.nii.gz" for part in ("labels", "fields"))
     return [labels, field, out / "figures" / f"{scan}.png", sidecar(labels), sidecar(field)]
