@@ -57,6 +57,13 @@ def test_distances_are_scipys_on_shapes_at_a_border_and_across_it(spacing: tuple
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
+def test_distances_are_scipys_on_a_small_shape_in_a_large_image(spacing: tuple[float, float]) -> None:
+    masks = np.stack([disc(60, radius, -9.0).numpy() for radius in (2.0, 7.0)])
+    found = distance_transform(torch.from_numpy(masks), spacing)
+    np.testing.assert_allclose(found.numpy(), by_scipy(masks, spacing), rtol=1e-6)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
 def test_the_way_of_other_devices_gives_the_same(
     spacing: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
