@@ -80,6 +80,12 @@ def read_styles(
     return _shown(bank, cohort.name)
 
 
+def still_frames(row: Row, case: Case) -> list[int]:
+    """The frames that show a scan's style: ED and ES of a cine, or its first; more show the same contrast again."""
+    named = [f for f in dict.fromkeys((row.ed_frame, row.es_frame)) if f is not None and f < case.frames]
+    return list(range(case.frames)) if case.frames <= 2 else named or [0]
+
+
 def find_partners(content: SliceBank, styles: SliceBank, name: str, run: Run) -> Int[Tensor, " n"]:
     """For each content the nearest style slice of the same patient by z in mm, -1 where that patient has none.
 
@@ -151,12 +157,11 @@ def _with_images(domains: Domains, cohort: Cohort) -> Cohort:
 
 
 def _stills(cohort: Cohort) -> Cohort:
-    """Without labels; of a cine ED and ES, or its first frame: more frames show the same contrast again."""
+    """Without labels, and by those frames alone that show the style."""
 
     def read(row: Row) -> Case:
         case = cohort.read(row)
-        named = [f for f in dict.fromkeys((row.ed_frame, row.es_frame)) if f is not None and f < case.frames]
-        frames = list(range(case.frames)) if case.frames <= 2 else named or [0]
+        frames = still_frames(row, case)
         times = None if case.frame_times_ms is None else case.frame_times_ms[frames]
         return replace(case, image=case.image[frames], labels=None, drawn=(), frame_times_ms=times)
 
