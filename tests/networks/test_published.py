@@ -13,7 +13,7 @@ from crossbeat.networks.dilated_resunet import DILATIONS, LOW_DILATIONS, Dilated
 from crossbeat.networks.dr_unet import DrUNet
 from crossbeat.networks.dru_net import DruNet
 from crossbeat.networks.dynunet import DynUNet2d
-from crossbeat.networks.segresnet_vae import SegResNetVae
+from crossbeat.networks.segresnet_vae import Reached, SegResNetVae, count_reached
 from crossbeat.networks.unet import UNet
 
 
@@ -342,10 +342,22 @@ def test_segresnet_vae_grows_with_the_image(side: int, expected: int) -> None:
 
 
 def test_segresnet_vae_leaves_its_vae_untrained_by_the_logits() -> None:
-    network = SegResNetVae(1, 2, size=(256, 256))
-    network(torch.randn(1, 1, 256, 256)).mean().backward()
-    assert sum(p.numel() for p in network.parameters() if p.grad is None) == 3_160_905
-    assert sum(p.numel() for p in network.parameters() if p.grad is not None) == 394_986
+    with torch.device("meta"):
+        network, image = SegResNetVae(1, 2, size=(256, 256)), torch.zeros(2, 1, 256, 256)
+        assert count_reached(network, image) == Reached(3_555_891, 394_986)
+        assert count_reached(network, image, vae_weight=0.1) == Reached(3_555_891, 2_507_059)
+    assert (3_555_891 - 394_986, 3_555_891 - 2_507_059) == (3_160_905, 1_048_832)
+    assert count(network.body.vae_fc2) == 1_048_832
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_parameters_are_counted_of_networks_without_a_vae_too() -> None:
+    network = DynUNet2d(1, 2, width=16).eval()
+    found = count_reached(network, torch.zeros(1, 1, 128, 128))
+    assert (found.parameters, found.idle) == (count(network), 0)
+    assert not network.training
+    with pytest.raises(SettingsError, match=r"vae_weight 0.1: DynUNet2d has no VAE; say 0"):
+        count_reached(network, torch.zeros(1, 1, 128, 128), vae_weight=0.1)
 
 
 def test_segresnet_vae_gives_monais_logits_and_loss() -> None:
@@ -358,7 +370,27 @@ def test_segresnet_vae_gives_monais_logits_and_loss() -> None:
     assert torch.equal(logits, expected)
     assert torch.equal(network(image), expected)
     assert torch.equal(network.eval()(image), expected)  # group normalisation knows no mode
-    assert vae_loss.item() == expected_loss.item() > 0
+    assert vae_loss.item() == pytest.approx(expected_loss.item())
+    assert vae_loss.item() > 0
+
+
+def test_segresnet_vae_takes_each_images_own_noise() -> None:
+    """Of equally large parts of a batch the losses are those of the whole, whoever computes them."""
+    torch.manual_seed(0)
+    network = SegResNetVae(1, 2, size=(32, 32)).train()
+    image, noise = torch.randn(4, 1, 32, 32), torch.randn(4, 256)
+    whole = network.forward_with_vae_loss(image, noise)[1]
+    parts = [network.forward_with_vae_loss(image[i : i + 2], noise[i : i + 2])[1] for i in (0, 2)]
+    torch.testing.assert_close(whole, torch.stack(parts).mean())
+    assert whole != network.forward_with_vae_loss(image, noise.flip(0))[1]
+
+
+def test_the_vaes_loss_reaches_the_encoder() -> None:
+    network = SegResNetVae(1, 2, size=(32, 32)).train()
+    network.forward_with_vae_loss(torch.randn(2, 1, 32, 32))[1].backward()
+    first = network.body.convInit.conv.weight.grad
+    assert first is not None
+    assert first.any()
 
 
 def test_segresnet_vae_repaints_in_training_only_and_at_its_size_only() -> None:
