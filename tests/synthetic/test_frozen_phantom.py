@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from crossbeat.labels import Structure
-from crossbeat.synthetic import GROUPS, PHANTOM_VERSION
-from crossbeat.synthetic.cohort import draw_subject, plan_stack, scan_slice
+from crossbeat.synthetic import CHILDREN, GROUPS, PHANTOM_VERSION
+from crossbeat.synthetic.cohort import draw_subject, scan_slice
 from crossbeat.synthetic.imaging import draw_lattice, draw_session
+from crossbeat.synthetic.planning import plan_stack
 from crossbeat.synthetic.scanners import SCANNERS, SEQUENCES
 
 RECORD = Path(__file__).with_name("frozen_phantom.json")
@@ -25,11 +26,12 @@ REMEDY = (
     "`python tests/synthetic/test_frozen_phantom.py`, and re-run the tables that were measured on it"
 )
 PICTURES = [f"{sequence}-{vendor}" for sequence in SEQUENCES for vendor in SCANNERS]
+PEOPLE = (*GROUPS, *CHILDREN)
 
 
 def describe_heart(group: str) -> dict[str, float]:
     """Volumes, mass and strains of one heart of a group."""
-    heart = draw_subject(0, GROUPS.index(group), group)
+    heart = draw_subject(0, PEOPLE.index(group), group)
     end, strains = heart.volumes_ml(heart.motion.es_phase), heart.strains(heart.motion.es_phase)
     numbers = {
         "edv_ml": heart.edv_ml, "esv_ml": end.lv_ml, "rv_edv_ml": heart.volumes_ml(0).rv_ml,
@@ -66,7 +68,7 @@ def recorded() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", PEOPLE)
 def test_hearts_are_those_of_the_version(group: str) -> None:
     assert describe_heart(group) == pytest.approx(recorded()["hearts"][group], rel=1e-4, abs=1e-4), REMEDY
 
@@ -84,7 +86,7 @@ def test_pictures_are_those_of_the_version(name: str) -> None:
 
 def record() -> None:
     """Keep what the phantom gives now as that of its version."""
-    hearts = {group: describe_heart(group) for group in GROUPS}
+    hearts = {group: describe_heart(group) for group in PEOPLE}
     pictures = {name: describe_picture(name) for name in PICTURES}
     kept = {"version": PHANTOM_VERSION, "hearts": hearts, "pictures": pictures}
     RECORD.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

@@ -18,8 +18,9 @@ from crossbeat.data.nifti import write_volume
 from crossbeat.errors import SettingsError
 from crossbeat.labels import Structure, looks_swapped
 from crossbeat.synthetic import GROUPS, PHANTOM_VERSION, Heart, make_cohort
-from crossbeat.synthetic.cohort import Scan, draw_subject, plan_stack, scan_heart, scan_slice
+from crossbeat.synthetic.cohort import Scan, draw_subject, scan_heart, scan_slice
 from crossbeat.synthetic.imaging import draw_lattice, draw_session
+from crossbeat.synthetic.planning import plan_stack
 from crossbeat.synthetic.sampling import Slice
 from crossbeat.synthetic.scanners import SCANNERS
 
@@ -187,7 +188,6 @@ def test_seeds_and_subjects_differ() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sequences": ("tagged",)}, "'tagged': is not there yet, it comes with the tagging method"),
         ({"sequences": ("bsfp",)}, "'bsfp' does not exist; did you mean 'bssfp'"),
         ({"sequences": ()}, "at least one sequence"),
         ({"vendors": ("x",)}, "vendor 'x' does not exist; known are a, b, c, d"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from crossbeat.synthetic import GROUPS, Heart
 from crossbeat.synthetic.population import BODY_SURFACE_M2, Range
+from crossbeat.synthetic.tissue import Tissue
 
 COUNT = 50
 
@@ -118,3 +120,36 @@ def test_draws_are_normal_without_tails_and_do_not_pile_up_at_the_limits() -> No
 def test_the_same_seed_draws_the_same_heart() -> None:
     for group in GROUPS:
         assert Heart.draw(np.random.default_rng(7), group) == hearts(group)[7]
+
+
+def test_boys_are_small_quick_and_their_walls_are_thin() -> None:
+    """Buechel 2009, doi 10.1186/1532-429X-11-19, at 1.21 m2: EDV 101 ml, mass 68 g, RV EDV 111 ml, EF 61 %."""
+    boys, men = ([Heart.draw(np.random.default_rng(seed), g) for seed in range(12)] for g in ("BOY", "NOR"))
+    assert {boy.sex for boy in boys} == {"male"}
+    assert np.mean([boy.edv_ml for boy in boys]) == pytest.approx(101, abs=12)
+    assert np.mean([boy.mass_g for boy in boys]) == pytest.approx(68, abs=8)
+    assert np.mean([boy.volumes_ml(0).rv_ml for boy in boys]) == pytest.approx(111, abs=13)
+    assert np.mean([boy.ef_percent for boy in boys]) == pytest.approx(61, abs=3)
+    assert all(boy.ef_percent > 55 and thickest(boy) < 10 and 60 <= 60000 / boy.beat_ms <= 96 for boy in boys)
+    assert max(boy.chest.half_width_mm for boy in boys) < np.mean([man.chest.half_width_mm for man in men])
+
+
+def test_dystrophy_weakens_and_scars_the_outer_lateral_wall() -> None:
+    boys = [Heart.draw(np.random.default_rng(seed), "DMD") for seed in range(8)]
+    assert all(35 < boy.ef_percent < 60 and thickest(boy) < 10 for boy in boys)
+    assert np.mean([boy.ef_percent for boy in boys]) < 57
+    for boy in boys:
+        scar = boy.shape.scar
+        assert scar is not None
+        c, s = np.cos(np.deg2rad([180.0, 0.0])), np.sin(np.deg2rad([180.0, 0.0]))  # lateral, septal
+        assert np.diff(boy.shape.wall_thickness(c, s))[0] > 0.5
+        z = np.full(2, scar.height_mm)
+        pull = boy.shape.contraction(z, c, s) / replace(boy.shape, scar=None).contraction(z, c, s)
+        assert pull[0] < 0.85 < 0.9 < pull[1]
+        cut = boy.shape.surfaces(z[:1], c[:1], s[:1])
+        endo, epi = (float(np.sqrt(q[0])) for q in (cut.endocardium, cut.epicardium))
+        inner, outer = (endo + share * (epi - endo) for share in (0.05, 0.95))
+        points = np.array([[r * c[0], r * s[0], scar.height_mm] for r in (inner, outer)])
+        found = boy.classify(boy.heart_to_mm(points), 0.0)
+        assert found[0] == Tissue.MYOCARDIUM
+        assert found[1] == Tissue.SCAR

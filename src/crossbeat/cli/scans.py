@@ -16,9 +16,11 @@ def phantom(
         Path, typer.Argument(metavar="OUT", help="folder to fill with NIfTI files and cohort.csv")
     ],
     subjects: Annotated[int, typer.Option(min=1, help="number of hearts")] = 12,
-    sequences: Annotated[str, typer.Option(help="of bssfp, t2, lge, with commas")] = "bssfp,t2,lge",
+    sequences: Annotated[str, typer.Option(help="of bssfp, t2, lge, tagged, with commas")] = "bssfp,t2,lge",
     vendors: Annotated[str, typer.Option(help="of a, b, c, d, with commas; subjects take turns")] = "a",
     cine: Annotated[bool, typer.Option("--cine", help="bSSFP over the whole cycle, 25 frames")] = False,
+    slices: Annotated[int, typer.Option(min=0, help="of each scan, about mid-ventricle; 0: all")] = 0,
+    fields: Annotated[bool, typer.Option("--fields", help="write the exact motion of each cine")] = False,
     test: Annotated[float, typer.Option(min=0, help="subjects (or a fraction) to hold out as test")] = 0.25,
     seed: Seed = 0,
     jobs: Annotated[int, typer.Option(min=1, help="processes")] = 2,
@@ -26,14 +28,22 @@ def phantom(
 ) -> None:
     """Make synthetic scans of beating hearts, with their exact labels, volumes and motion."""
     from crossbeat import console
-    from crossbeat.data.nifti import write_volume
+    from crossbeat.data.nifti import write_displacement, write_volume
     from crossbeat.synthetic import Hearts, make_once
 
-    hearts = Hearts(subjects, words(sequences), words(vendors), cine, test, seed)
+    wanted = words(sequences), words(vendors)
+    hearts = Hearts(subjects, *wanted, cine, test, seed, slices=slices, fields=fields)
     remedy = "choose another folder, or add --overwrite"
     with console.bar("making phantoms", subjects) as step:
         new = make_once(
-            out, hearts, write=write_volume, remedy=remedy, overwrite=overwrite, jobs=jobs, progress=step
+            out,
+            hearts,
+            write=write_volume,
+            write_field=write_displacement,
+            remedy=remedy,
+            overwrite=overwrite,
+            jobs=jobs,
+            progress=step,
         )
     if not new:
         console.say(f"found as made before: {out}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from crossbeat.data.nifti import write_volume
+from crossbeat.data.nifti import write_displacement, write_volume
 from crossbeat.study.plan import PhantomSpec
 from crossbeat.synthetic import Hearts, make_once
 
@@ -21,6 +21,7 @@ def make_phantom(
         folder,
         Hearts(**spec.model_dump(mode="json")),
         write=write_volume,
+        write_field=write_displacement,
         remedy="choose another folder with -o",
         jobs=jobs,
         progress=progress,

@@ -33,10 +33,15 @@ class PhantomSpec(BaseModel, extra="forbid", frozen=True):
     """The synthetic cohort that a study runs on where the user points at none."""
 
     subjects: int = Field(45, ge=1, description="hearts; MS-CMRSeg has 45 patients")
-    sequences: list[str] = Field(["bssfp", "lge"], description="of bssfp, t2, lge")
+    sequences: list[str] = Field(["bssfp", "lge"], description="of bssfp, t2, lge, tagged")
     vendors: list[str] = Field(["a", "b"], description="of a, b, c, d; subjects take turns")
     cine: bool = Field(False, description="bSSFP over the whole cycle")
-    frames: int = Field(25, ge=2, description="of that cycle")
+    frames: int = Field(25, ge=2, description="of that cycle, and of tagged scans")
+    slices: int = Field(
+        0, ge=0, description="of each scan, about mid-ventricle; 0: all. At a site that tags always one"
+    )
+    site: int = Field(0, ge=0, description="the last of the subjects, boys at a site that tags: dhaene2023")
+    fields: bool = Field(False, description="write the exact motion of each cine, for `crossbeat tag`")
     annotated: Annotated = Field(
         "all", description="frames of a cine whose labels are given; ed_es: those two only, as in M&Ms"
     )
@@ -45,7 +50,7 @@ class PhantomSpec(BaseModel, extra="forbid", frozen=True):
     split: Split = Field(
         "subjects",
         description="mscmrseg: by scan and number as in MS-CMRSeg, transductive; `test` is not read. mnms: vendors c "
-        "and d whole, and `test` of the others",
+        "and d whole, and `test` of the others. dhaene2023: `test` of the site, half of them controls",
     )
 
 

@@ -20,12 +20,15 @@ from crossbeat.labels import Structure
 from crossbeat.synthetic import motion
 from crossbeat.synthetic.chest import Chest, chest_tissue, draw_chest
 from crossbeat.synthetic.motion import Instant, Material, Motion
-from crossbeat.synthetic.population import draw_ventricles
+from crossbeat.synthetic.population import HEARTS_A_MINUTE, body_scale, draw_ventricles
 from crossbeat.synthetic.shape import MYOCARDIAL_DENSITY_G_PER_ML, RV_ABOVE_MM, Floats, Shape
 from crossbeat.synthetic.tissue import NOWHERE, Tissue
 
 GROUPS: Final = ("NOR", "DCM", "HCM", "MINF", "RV")
 """As in ACDC (Bernard 2018, doi 10.1109/TMI.2018.2837502): normal, dilated, hypertrophic, infarct, abnormal RV."""
+
+CHILDREN: Final = ("BOY", "DMD")
+"""Those of Dhaene 2023: healthy boys, and boys with Duchenne dystrophy. No cohort has them unless asked."""
 
 LABEL_OF_TISSUE: Final[NDArray[np.uint8]] = np.zeros(256, np.uint8)
 """Structure of each tissue; papillary muscles and trabeculae count as cavity, as in ACDC."""
@@ -41,6 +44,13 @@ for _tissue, _structure in {
 }.items():
     LABEL_OF_TISSUE[_tissue] = _structure
 LABEL_OF_TISSUE.flags.writeable = False
+
+
+def check_group(group: str) -> None:
+    """Refuse a group that nobody can be drawn of (`SettingsError`)."""
+    known = (*GROUPS, *CHILDREN)
+    if group not in known:
+        raise SettingsError(f"phantom group {group!r} does not exist; {did_you_mean(group, known)}")
 
 
 class Volumes(NamedTuple):
@@ -83,9 +93,8 @@ class Heart:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, group: str = "NOR") -> Heart:
-        """A subject of the group (`GROUPS`), at random within its ranges; an unknown group is refused."""
-        if group not in GROUPS:
-            raise SettingsError(f"phantom group {group!r} does not exist; {did_you_mean(group, GROUPS)}")
+        """A subject of the group (`GROUPS`, `CHILDREN`), at random within its ranges; an unknown group is refused."""
+        check_group(group)
         return _draw(rng, group)
 
     @cached_property
@@ -286,7 +295,7 @@ def _draw(rng: np.random.Generator, group: str) -> Heart:
     axes = u @ vt @ tilt.as_matrix()
     base = rng.normal(0, 12, 3) - 0.45 * shape.length_mm * axes[2]
     fat = rng.uniform(3, 8)
-    chest = draw_chest(rng, _outer_points(shape, fat) @ axes + base, sex)
+    chest = draw_chest(rng, _outer_points(shape, fat) @ axes + base, sex, body_scale(group))
     rows = tuple((float(r[0]), float(r[1]), float(r[2])) for r in axes)
     place = (float(base[0]), float(base[1]), float(base[2]))
     return Heart(
@@ -298,7 +307,7 @@ def _draw(rng: np.random.Generator, group: str) -> Heart:
         rows,
         place,
         fat,
-        60000 / rng.uniform(55, 85),
+        60000 / rng.uniform(*HEARTS_A_MINUTE.get(group, (55, 85))),
         float(np.clip(rng.normal(0, 0.14), -0.3, 0.3)),
     )
 
@@ -328,6 +337,9 @@ def _wall_tissue(shape: Shape, at: Material, where: NDArray[np.bool_]) -> NDArra
     share = (q - inner) / np.maximum(outer - inner, 1e-6)
     profile = scar.profile(at.z[where], at.c[where], at.s[where])
     depth = scar.depth(profile)
+    if scar.outer:
+        tissue[share > 1 - depth] = Tissue.SCAR
+        return tissue
     tissue[profile > 0.55 * scar.edge] = Tissue.EDEMA
     tissue[share < depth] = Tissue.SCAR
     core = (profile > scar.edge + 0.45 * (1 - scar.edge)) & (share > 0.06) & (share < scar.no_reflow * depth)

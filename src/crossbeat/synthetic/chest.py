@@ -35,19 +35,22 @@ class Chest:
     """A random angle for what repeats: ribs, bowel."""
 
 
-def draw_chest(rng: np.random.Generator, heart_points_mm: NDArray[np.float64], sex: str) -> Chest:
-    """A torso that holds the heart, whose outer points (n, 3) in RAS+ are given."""
+def draw_chest(
+    rng: np.random.Generator, heart_points_mm: NDArray[np.float64], sex: str, scale: float = 1.0
+) -> Chest:
+    """A torso that holds the heart, whose outer points (n, 3) in RAS+ are given; a grown-up's, times `scale`."""
     middle = heart_points_mm.mean(axis=0)
-    centre = middle + np.array([32.0, -22.0, 0.0]) + rng.normal(0, 3, 3)
+    centre = middle + np.array([32.0, -22.0, 0.0]) * scale + rng.normal(0, 3, 3)
     local = heart_points_mm - centre
     width, depth = rng.normal(128 if sex == "male" else 116, 6), rng.normal(88 if sex == "male" else 80, 4)
+    width, depth = width * scale, depth * scale
     fill = float(np.sqrt((local[:, 0] / width) ** 2 + (local[:, 1] / depth) ** 2).max())
     room = max(1.0, fill / rng.uniform(0.93, 0.99))
     return Chest(
         (float(centre[0]), float(centre[1]), float(centre[2])),
         float(width * room),
         float(depth * room),
-        float(rng.uniform(17, 24)),
+        float(rng.uniform(17, 24) * scale),
         float(np.clip(rng.gamma(4, 4.0), 5, 32)),
         float(rng.uniform(10, 45) if sex == "female" else rng.uniform(0, 6)),
         float(local[:, 2].min() + rng.uniform(12, 20)),

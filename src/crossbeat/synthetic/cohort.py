@@ -18,20 +18,22 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from crossbeat.case import Case, Domain
 from crossbeat.cohort import Cohort, Row, write_cohort
 from crossbeat.errors import SettingsError, did_you_mean
 from crossbeat.geometry import Affine
 from crossbeat.labels import Structure
-from crossbeat.synthetic.anatomy import GROUPS, LABEL_OF_TISSUE, Heart
+from crossbeat.synthetic import spamm
+from crossbeat.synthetic.anatomy import GROUPS, LABEL_OF_TISSUE, Heart, check_group
 from crossbeat.synthetic.chest import chest_tissue
+from crossbeat.synthetic.enrolment import Person, enrol
 from crossbeat.synthetic.imaging import Image, Session, acquire, draw_lattice, draw_session, slice_fields
-from crossbeat.synthetic.sampling import Mixture, Slice, mix, mix_around, sax_affine
+from crossbeat.synthetic.planning import middle_of_stack, plan_stack
+from crossbeat.synthetic.sampling import Mixture, Slice, mix, mix_around
 from crossbeat.synthetic.scanners import SEQUENCES, find_scanner
-from crossbeat.synthetic.shape import RV_ABOVE_MM
 from crossbeat.synthetic.signal import PHANTOM_VERSION, bssfp_table
+from crossbeat.synthetic.tissue import NOWHERE
 
 
 @runtime_checkable
@@ -43,16 +45,28 @@ class Writer(Protocol):
     ) -> None: ...
 
 
+@runtime_checkable
+class FieldWriter(Protocol):
+    """Writes a displacement (t, 3, z, y, x) into a frame, on the grid of an image that is there."""
+
+    def __call__(
+        self, path: Path, displacement_mm: NDArray[np.float32], into_frame: int, like: Path, /
+    ) -> None: ...
+
+
 CINE_FRAMES: Final = 25
 _DIASTASIS: Final = 0.75
 """Phase at which T2 and LGE are taken: the heart rests between the E and the A wave."""
 
-_SPARE_MM: Final = 5.0  # ours: twice the spread of aim and breath-hold together
+_FROM_ED: Final = ("bssfp", "tagged")
+"""Sequences whose first frame is end diastole; a tagged scan is always a cine."""
+
 
 _DRAWN: Final = {
     "bssfp": (Structure.LV, Structure.MYO, Structure.RV),
     "t2": (Structure.LV, Structure.MYO, Structure.RV, Structure.EDEMA),
     "lge": (Structure.LV, Structure.MYO, Structure.RV, Structure.SCAR),
+    "tagged": (Structure.LV, Structure.MYO, Structure.RV),
 }
 """What can be seen, and is drawn, on each sequence; what cannot be seen counts as myocardium."""
 
@@ -69,6 +83,8 @@ class Scan:
     frame_interval_ms: float | None
     ed_frame: int | None
     es_frame: int | None
+    displacement_mm: NDArray[np.float32] | None = None
+    """(t, 3, z, y, x) along z, y and x, from each voxel to where its tissue lay at end diastole, frame 0."""
 
 
 def make_cohort(
@@ -81,41 +97,31 @@ def make_cohort(
     groups: Sequence[str] = GROUPS,
     cine: bool = False,
     frames: int = CINE_FRAMES,
+    slices: int = 0,
+    site: int = 0,
     seed: int = 0,
     jobs: int = 2,
     progress: Callable[[int, int], None] | None = None,
+    write_field: FieldWriter | None = None,
 ) -> Cohort:
     """Scan a cohort into `folder`: images/, labels/, cohort.csv and truth.csv, and return its rows.
 
-    Subject i has group i, counted in circles, and goes to one scanner; the scanner changes after each round of
-    groups, so that both are mixed. With `cine` the bSSFP scan has so many frames over the cycle and labels on all;
-    else it is a still of end diastole. T2 and LGE are stills of diastasis. `progress` hears (done, all).
-    Unknown sequences, vendors and groups raise `SettingsError`; the same seed writes the same voxels.
+    `enrolment.enrol` tells who is in it, by `subjects`, `sequences`, `vendors`, `groups`, `slices` and `site`. A tagged
+    scan has so many `frames` over the cycle, with labels on all, and so has the bSSFP scan with `cine`; else that is a
+    still of end diastole. T2 and LGE are stills of diastasis. `progress` hears (done, all). With `write_field` the
+    exact motion of each cine lies in fields/. Unknown sequences, vendors and groups raise `SettingsError`; the
+    same seed writes the same voxels.
     """
     check_wishes(subjects, sequences, vendors, groups, jobs=jobs)
-    plans = [
-        _Plan(
-            i,
-            seed,
-            groups[i % len(groups)],
-            vendor_of(i, vendors, groups),
-            tuple(sequences),
-            frames if cine else 1,
-        )
-        for i in range(subjects)
-    ]
+    people = enrol(subjects, sequences, vendors, groups, slices=slices, site=site)
+    plans = [_Plan(i, seed, person, frames if cine else 1, frames) for i, person in enumerate(people)]
     for part in ("images", "labels"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    done = _run(folder, plans, write, jobs, progress)
+    done = _run(folder, plans, _Writers(write, write_field), jobs, progress)
     cohort = Cohort(tuple(row for rows, _ in done for row in rows), name="phantom", folder=folder)
     write_cohort(cohort, folder / "cohort.csv")
     _write_truth(folder / "truth.csv", [truth for _, truth in done])
     return cohort
-
-
-def vendor_of(index: int, vendors: Sequence[str], groups: Sequence[str] = GROUPS) -> str:
-    """Whose scanner subject number `index` goes to: another one after each round of the groups."""
-    return vendors[index // len(groups) % len(vendors)]
 
 
 def draw_subject(seed: int, index: int, group: str) -> Heart:
@@ -124,24 +130,37 @@ def draw_subject(seed: int, index: int, group: str) -> Heart:
 
 
 def scan_heart(
-    heart: Heart, sequence: str, vendor: str = "a", *, frames: int = 1, seed: int = 0, subject: int = 0
+    heart: Heart,
+    sequence: str,
+    vendor: str = "a",
+    *,
+    frames: int = 1,
+    slices: int = 0,
+    seed: int = 0,
+    subject: int = 0,
+    motion: bool = False,
 ) -> Scan:
-    """One SAX stack of a heart: a still, or frames over the cycle; the seed and the subject's number decide chance."""
+    """One SAX stack of a heart, or so many `slices` of its middle: a still, or frames over the cycle.
+
+    The seed and the subject's number decide chance. With `motion` a cine comes with its exact displacement.
+    """
     scanner = find_scanner(vendor)
     _check_sequences([sequence])
     lattice = draw_lattice(_stream(seed, subject, "texture"))
     rng = _stream(seed, subject, f"{sequence}-{vendor}")
     session = draw_session(rng, heart, scanner, sequence, lattice)
-    cuts, affine = plan_stack(rng, session)
+    cuts, affine = middle_of_stack(*plan_stack(rng, session), heart, slices)
     cine = frames > 1
     phases = np.arange(frames) / frames if cine else np.array([_phase(sequence)])
-    slices = [scan_slice(rng, session, cut, phases) for cut in cuts]
-    image = np.stack([s[0] for s in slices], axis=1)
-    labels = np.stack([s[1] for s in slices], axis=1)
+    scanned = [scan_slice(rng, session, cut, phases) for cut in cuts]
+    image, labels = (np.stack(parts, axis=1) for parts in zip(*scanned, strict=True))
+    moved = (
+        np.stack([displacement_mm(heart, cut, phases) for cut in cuts], axis=2) if motion and cine else None
+    )
     interval = heart.beat_ms / frames if cine else None
     es = int(np.argmin([heart.volumes_ml(float(p)).lv_ml for p in phases])) if cine else None
-    ed = 0 if sequence == "bssfp" else None
-    return Scan(np.rint(np.clip(image, 0, 32767)).astype(np.int16), labels, affine, interval, ed, es)
+    ed = 0 if sequence in _FROM_ED else None
+    return Scan(np.rint(np.clip(image, 0, 32767)).astype(np.int16), labels, affine, interval, ed, es, moved)
 
 
 def scan_slice(
@@ -153,13 +172,35 @@ def scan_slice(
     window = cut.window(heart.bounds_mm())
     still = mix_around(lambda x, y, z: chest_tissue(heart.chest, x, y, z), cut, *window)
     label_of_tissue = _visible(session.sequence)
+    laid = None if session.tags is None else spamm.lay(session.tags, cut)
     images, labels = [], []
     for phase in phases.tolist():
         beating = _mix_heart(heart, cut, window, phase)
         mixture = still.with_window(*window, beating)
-        images.append(acquire(rng, session, fields, mixture, phase))
+        lines = None
+        if session.tags is not None and laid is not None:
+            lines = spamm.carry(session.tags, heart, cut, phase, laid)
+        images.append(acquire(rng, session, fields, mixture, phase, lines))
         labels.append(mixture.labels(label_of_tissue))
     return np.stack(images), np.stack(labels)
+
+
+def displacement_mm(heart: Heart, cut: Slice, phases: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(t, 3, y, x) from each voxel of a slice to where its tissue lay at end diastole, along the slice's z, y and x.
+
+    0 in the chest, which stands still.
+    """
+    rows, columns = cut.window(heart.bounds_mm())
+    y, x = np.arange(cut.shape[0])[rows, None], np.arange(cut.shape[1])[None, columns]
+    at = cut.points_mm(y, x)
+    points = np.stack(at, axis=-1)
+    axes = np.stack([v / np.linalg.norm(v) for v in (cut.normal, cut.down_mm, cut.right_mm)])
+    moved = np.zeros((phases.size, 3, *cut.shape), np.float32)
+    for t, phase in enumerate(phases.tolist()):
+        beating = heart.heart_tissue_at(*at, phase) != NOWHERE
+        back = (heart.origin_mm(points, phase) - points) @ axes.T
+        moved[t, :, rows, columns] = np.moveaxis(np.where(beating[..., None], back, 0), -1, 0)
+    return moved
 
 
 def render_isotropic(heart: Heart, phase: float, spacing_mm: float = 1.0) -> Case:
@@ -203,19 +244,26 @@ def check_wishes(
     for vendor in vendors:
         find_scanner(vendor)
     for group in groups:
-        if group not in GROUPS:
-            raise SettingsError(f"phantom group {group!r} does not exist; {did_you_mean(group, GROUPS)}")
+        check_group(group)
 
 
 @dataclass(frozen=True)
 class _Plan:
     index: int
     seed: int
-    group: str
-    vendor: str
-    sequences: tuple[str, ...]
-    frames: int
-    """Of bSSFP; 1: a still."""
+    person: Person
+    bssfp_frames: int
+    """1: a still."""
+    tagged_frames: int
+
+    def frames(self, sequence: str) -> int:
+        return {"bssfp": self.bssfp_frames, "tagged": self.tagged_frames}.get(sequence, 1)
+
+
+@dataclass(frozen=True)
+class _Writers:
+    volume: Writer
+    field: FieldWriter | None
 
 
 def _stream(seed: int, index: int, purpose: str) -> np.random.Generator:
@@ -224,7 +272,7 @@ def _stream(seed: int, index: int, purpose: str) -> np.random.Generator:
 
 
 def _phase(sequence: str) -> float:
-    return 0.0 if sequence == "bssfp" else _DIASTASIS
+    return 0.0 if sequence in _FROM_ED else _DIASTASIS
 
 
 def _visible(sequence: str) -> NDArray[np.uint8]:
@@ -241,64 +289,8 @@ def _mix_heart(heart: Heart, cut: Slice, window: tuple[slice, slice], phase: flo
     return mix(lambda x, y, z: heart.tissue_at(x, y, z, phase), cut, *window)
 
 
-def plan_stack(rng: np.random.Generator, session: Session) -> tuple[list[Slice], Affine]:
-    """SAX slices from apex to base as a technician plans them, and where breath-holds put them really.
-
-    Planning is the same for all sequences of a subject but for a degree or two; then each slice is taken in
-    a breath-hold of its own, so the patient lies a little elsewhere under it.
-    """
-    protocol, heart = session.protocol, session.heart
-    ny, nx = protocol.matrix
-    count, spacing, middle_mm = _coverage(rng, session)
-    axes = _plan_axes(rng, session)
-    right, down, up = -axes[0] * protocol.pixel_mm, axes[1] * protocol.pixel_mm, -axes[2]
-    middle = heart.heart_to_mm(np.array([0, 0, middle_mm]) + rng.normal(0, 2, 3))
-    middle = middle - 0.10 * ny * down + 0.12 * nx * right
-    first = middle - right * (nx - 1) / 2 - down * (ny - 1) / 2 - up * spacing * (count - 1) / 2
-    planned = [
-        Slice(first + up * spacing * k, right, down, up, (ny, nx), protocol.thickness_mm)
-        for k in range(count)
-    ]
-    affine = sax_affine(planned[0], up * spacing)
-    scan_shift = rng.normal(0, 1.0, 3)
-    return [cut.moved(scan_shift + _breath(rng)) for cut in planned], affine
-
-
-def _coverage(rng: np.random.Generator, session: Session) -> tuple[int, float, float]:
-    """Number of slices, their distance and the height z of their middle, within the protocol's ranges.
-
-    As SCMR asks (Kramer 2020, doi 10.1186/s12968-020-00607-1), cine and LGE hold both ventricles of end diastole
-    from base to apex, with `_SPARE_MM` for aim and breath; T2 holds the middle of the left ventricle.
-    """
-    protocol, length = session.protocol, session.heart.shape.length_mm
-    top, end = (
-        (-4.0, length - 4.0) if session.sequence == "t2" else (-RV_ABOVE_MM - _SPARE_MM, length + _SPARE_MM)
-    )
-    spacing = rng.uniform(*protocol.spacing_mm)
-    low, high = protocol.slices
-    count = int(np.clip(np.ceil((end - top) / spacing), low, high))
-    return count, max(spacing, min((end - top) / count, protocol.spacing_mm[1] + 2.0)), (top + end) / 2
-
-
-def _plan_axes(rng: np.random.Generator, session: Session) -> NDArray[np.float64]:
-    """The heart's axes as a technician hits them, within about 2 degrees, turned in plane as the subject needs."""
-    turn = session.heart.plan_rad
-    c, s = np.cos(turn), np.sin(turn)
-    miss = Rotation.from_rotvec(np.deg2rad(rng.normal(0, 1.5, 3))).as_matrix()
-    return np.asarray(np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) @ session.heart.axes_matrix @ miss)
-
-
-def _breath(rng: np.random.Generator) -> NDArray[np.float64]:
-    """How far one breath-hold is off the mean one, RAS+ mm: mostly along the body.
-
-    Standard deviations of 2 mm along the body and 0.7 mm across; McLeish 2002, doi 10.1109/TMI.2002.804427,
-    saw the heart follow the diaphragm at about half its way.
-    """
-    return np.asarray(rng.normal(0, [0.7, 0.9, 2.0]))
-
-
 def _run(
-    folder: Path, plans: list[_Plan], write: Writer, jobs: int, progress: Callable[[int, int], None] | None
+    folder: Path, plans: list[_Plan], write: _Writers, jobs: int, progress: Callable[[int, int], None] | None
 ) -> list[tuple[list[Row], dict[str, str]]]:
     """Subjects in order, whatever the number of processes."""
     tell = progress or (lambda done, total: None)
@@ -331,17 +323,28 @@ _M_TRIM_THRESHOLD: Final = -1  # malloc.h of glibc
 _M_MMAP_THRESHOLD: Final = -3
 
 
-def _make_subject(folder: Path, plan: _Plan, write: Writer) -> tuple[list[Row], dict[str, str]]:
-    heart = draw_subject(plan.seed, plan.index, plan.group)
+def _make_subject(folder: Path, plan: _Plan, write: _Writers) -> tuple[list[Row], dict[str, str]]:
+    person = plan.person
+    heart = draw_subject(plan.seed, plan.index, person.group)
     subject = f"phantom{plan.index + 1:03d}"
     rows = []
-    for sequence in plan.sequences:
-        frames = plan.frames if sequence == "bssfp" else 1
-        scan = scan_heart(heart, sequence, plan.vendor, frames=frames, seed=plan.seed, subject=plan.index)
+    for sequence in person.sequences:
+        scan = scan_heart(
+            heart,
+            sequence,
+            person.vendor,
+            frames=plan.frames(sequence),
+            slices=person.slices,
+            seed=plan.seed,
+            subject=plan.index,
+            motion=write.field is not None,
+        )
         name = f"{subject}_{sequence}"
         image, labels = f"images/{name}.nii.gz", f"labels/{name}.nii.gz"
-        write(folder / image, scan.image, scan.affine, frame_interval_ms=scan.frame_interval_ms)
-        write(folder / labels, scan.labels, scan.affine, frame_interval_ms=scan.frame_interval_ms)
+        write.volume(folder / image, scan.image, scan.affine, frame_interval_ms=scan.frame_interval_ms)
+        write.volume(folder / labels, scan.labels, scan.affine, frame_interval_ms=scan.frame_interval_ms)
+        if write.field is not None and scan.displacement_mm is not None:
+            write.field(folder / f"fields/{name}.nii.gz", scan.displacement_mm, 0, folder / image)
         structures = ",".join(s.name for s in _DRAWN[sequence])
         rows.append(
             Row(
@@ -349,9 +352,9 @@ def _make_subject(folder: Path, plan: _Plan, write: Writer) -> tuple[list[Row], 
                 name,
                 sequence,
                 image,
-                vendor=plan.vendor,
-                centre="phantom",
-                group=plan.group,
+                vendor=person.vendor,
+                centre=person.centre,
+                group=person.group,
                 labels=labels,
                 structures=structures,
                 ed_frame=scan.ed_frame,
@@ -381,7 +384,7 @@ def _truth(subject: str, plan: _Plan, heart: Heart) -> dict[str, str]:
         "es_phase": heart.motion.es_phase,
         "beat_ms": heart.beat_ms,
     }
-    text = {"subject": subject, "group": plan.group, "sex": heart.sex, "vendor": plan.vendor}
+    text = {"subject": subject, "group": plan.person.group, "sex": heart.sex, "vendor": plan.person.vendor}
     return text | {k: f"{v:.4f}" for k, v in numbers.items()} | {"phantom_version": PHANTOM_VERSION}
 
 
@@ -396,11 +399,6 @@ def _check_sequences(sequences: Sequence[str]) -> None:
     if not sequences:
         raise SettingsError("phantom: needs at least one sequence")
     for sequence in sequences:
-        if sequence == "tagged":
-            raise SettingsError(
-                "phantom sequence 'tagged': is not there yet, it comes with the tagging method; "
-                f"choose among {', '.join(SEQUENCES)}"
-            )
         if sequence not in SEQUENCES:
             raise SettingsError(
                 f"phantom sequence {sequence!r} does not exist; {did_you_mean(sequence, SEQUENCES)}"

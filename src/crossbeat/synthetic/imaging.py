@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from crossbeat.synthetic import signal
+from crossbeat.synthetic import signal, spamm
 from crossbeat.synthetic.anatomy import Heart
 from crossbeat.synthetic.sampling import Mixture, Slice
 from crossbeat.synthetic.scanners import Protocol, Scanner
+from crossbeat.synthetic.spamm import TagGrid
 from crossbeat.synthetic.tissue import Tissue
 
 Image = NDArray[np.float32]
@@ -28,7 +29,12 @@ _JET_LOSS: Final = (0.65, 0.40)
 _GHOST: Final = 0.025
 """Largest share of the blood's signal that ghosts; ours, chosen by eye."""
 SNR_TISSUE: Final[Mapping[str, Tissue]] = MappingProxyType(
-    {"bssfp": Tissue.LV_BLOOD, "t2": Tissue.MYOCARDIUM, "lge": Tissue.SCAR}
+    {
+        "bssfp": Tissue.LV_BLOOD,
+        "t2": Tissue.MYOCARDIUM,
+        "lge": Tissue.SCAR,
+        "tagged": Tissue.MYOCARDIUM,
+    }
 )
 """The tissue whose signal `Protocol.snr` counts."""
 _CYCLES: Final = np.linspace(-3.0, 3.0, 601)
@@ -57,7 +63,7 @@ class Session:
     lattice: Image
     """(48, 48, 48) noise that gives the tissues their texture; the subject's, whatever the sequence."""
     table: NDArray[np.float32]
-    """(tissue,) signal, or (tissue, frequency) for bSSFP."""
+    """(tissue,) signal, or (tissue, frequency) for bSSFP; of tagged scans (tissue,) before there are tags."""
     reference: float
     """Signal that gets the scanner's `intensity`."""
     snr: float
@@ -70,6 +76,8 @@ class Session:
     """Directions of the residual inhomogeneity, 1/mm."""
     ghost: float
     """Share of the blood's signal that pulsation smears along the phase encoding."""
+    tags: TagGrid | None = None
+    """Of a tagged scan."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +104,11 @@ def draw_session(
     bias = rng.normal(0, 0.0011 * scanner.field_t, (3, 3))
     snr = protocol.snr * rng.uniform(0.8, 1.25)
     noise = _level(table, SNR_TISSUE[sequence]) / reference / snr
+    ghost = rng.uniform(0.0, _GHOST)
+    tags = spamm.draw_grid(rng, scanner.tags) if sequence == "tagged" else None
     return Session(
-        heart, scanner, protocol, sequence, lattice, table, reference, snr, noise, shim, bias,
-        rng.uniform(0.0, _GHOST),
-    )  # fmt: skip
+        heart, scanner, protocol, sequence, lattice, table, reference, snr, noise, shim, bias, ghost, tags
+    )
 
 
 def draw_lattice(rng: np.random.Generator) -> Image:
@@ -123,10 +132,21 @@ def slice_fields(session: Session, cut: Slice) -> Fields:
 
 
 def acquire(
-    rng: np.random.Generator, session: Session, fields: Fields, mixture: Mixture, phase: float
+    rng: np.random.Generator,
+    session: Session,
+    fields: Fields,
+    mixture: Mixture,
+    phase: float,
+    lines: Image | None = None,
 ) -> Image:
-    """Magnitude image (y, x) of one slice at one phase, in the scanner's grey values."""
-    if session.table.ndim == 2:
+    """Magnitude image (y, x) of one slice at one phase, in the scanner's grey values.
+
+    `lines` is what tags have left of the magnetisation, where there are some.
+    """
+    if session.tags is not None and lines is not None:
+        table = spamm.tagged_table(session.scanner.field_t, session.tags, phase, session.heart.beat_ms)
+        image = mixture.signal_by(table, spamm.level_of(lines))
+    elif session.table.ndim == 2:
         image = mixture.signal_by(session.table, fields.column)
     else:
         image = mixture.signal(session.table)
@@ -199,6 +219,9 @@ def _table(
             flip_deg=60,
         )
         return table, _level(table, Tissue.MYOCARDIUM) * 2.2  # ours: leaves room for oedema, fat and blood
+    if sequence == "tagged":
+        table = spamm.untagged_table(field, scanner.tags)
+        return table, _level(table, Tissue.MYOCARDIUM) * 2.5  # ours: leaves room for fat and fresh blood
     # 0.1 to 0.2 mmol/kg, 10 to 20 minutes before: plasma holds 0.45 to 0.75 mmol/l, Sado 2012's range of T1.
     plasma_mm, ti_error = rng.uniform(0.45, 0.75), rng.normal(3, 8)  # the miss is ours
     table = signal.lge_table(field, plasma_mm=plasma_mm, tr_ms=two_beats_ms, ti_error_ms=ti_error)

@@ -11,20 +11,29 @@ from typing import Any, Final, Literal
 
 from crossbeat.cohort import Cohort, Row, assign_splits, write_cohort
 from crossbeat.errors import RunError, SettingsError
-from crossbeat.synthetic.cohort import CINE_FRAMES, Writer, check_wishes, make_cohort, vendor_of
+from crossbeat.synthetic.cohort import CINE_FRAMES, FieldWriter, Writer, check_wishes, make_cohort
+from crossbeat.synthetic.enrolment import SITE, enrol
 from crossbeat.synthetic.signal import PHANTOM_VERSION
 
 NOTE: Final = "phantom.json"
 """What was asked for; `whole` says whether all of it is there."""
 
-Split = Literal["subjects", "mscmrseg", "mnms"]
+Split = Literal["subjects", "mscmrseg", "mnms", "dhaene2023"]
 """Whole subjects held out, or as a challenge has it. MS-CMRSeg: the scans of a subject apart, by its number. M&Ms: all
-subjects of vendors c and d, and some of the others."""
+subjects of vendors c and d, and some of the others. Dhaene 2023: as many controls as boys with dystrophy, of a site
+that tags."""
 
 Annotated = Literal["all", "ed_es"]
 """Frames of a cine whose labels the cohort gives: every one, or ED and ES as most data sets."""
 
-_BEFORE: Final = {"split": "subjects", "annotated": "all", "frames": CINE_FRAMES}
+_BEFORE: Final = {
+    "split": "subjects",
+    "annotated": "all",
+    "frames": CINE_FRAMES,
+    "slices": 0,
+    "site": 0,
+    "fields": False,
+}
 """What notes of before there was a choice mean."""
 
 _MNMS_UNSEEN: Final = frozenset("cd")
@@ -42,13 +51,19 @@ class Hearts:
     vendors: list[str]
     cine: bool
     test: float | int
-    """Subjects, or a fraction of them, in the test split; each group gives its share. Not under `mscmrseg`, and under
-    `mnms` of those of vendors a and b."""
+    """Subjects, or a fraction of them, in the test split; each group gives its share. Not under `mscmrseg`, under
+    `mnms` of those of vendors a and b, under `dhaene2023` of those at the site."""
     seed: int
     split: Split = "subjects"
     annotated: Annotated = "all"
     frames: int = CINE_FRAMES
-    """Of the bSSFP cycle, where it is a cine."""
+    """Of the cycle: of bSSFP where it is a cine, and of tagged scans."""
+    slices: int = 0
+    """Of each scan, about the middle of the left ventricle; 0: the whole stack. At the site that tags always one."""
+    site: int = 0
+    """The last of the subjects, who are boys at a site that tags; under `dhaene2023` only."""
+    fields: bool = False
+    """Whether the exact motion of each cine is written beside it."""
 
 
 def make_once(
@@ -60,12 +75,13 @@ def make_once(
     overwrite: bool = False,
     jobs: int = 2,
     progress: Callable[[], None] = lambda: None,
+    write_field: FieldWriter | None = None,
 ) -> bool:
     """Fill the folder with these hearts and their cohort.csv; False where they were there, whole, already.
 
     One that failed or was interrupted is made again. Another phantom, another cohort and a broken note raise
     `RunError`, which ends with the `remedy`, unless `overwrite`. Hearts that cannot be made, or leave none to train,
-    are refused (`SettingsError`, `CohortError`) before anything is written.
+    are refused (`SettingsError`, `CohortError`) before anything is written. `fields` need a `write_field`.
     """
     check_wishes(hearts.subjects, hearts.sequences, hearts.vendors, jobs=jobs)
     _split(_blank_cohort(hearts), hearts)
@@ -80,9 +96,12 @@ def make_once(
         vendors=hearts.vendors,
         cine=hearts.cine,
         frames=hearts.frames,
+        slices=hearts.slices,
+        site=hearts.site,
         seed=hearts.seed,
         jobs=jobs,
         write=write,
+        write_field=write_field if hearts.fields else None,
         progress=lambda done, total: progress(),
     )
     write_cohort(_hide_labels(_split(made, hearts), hearts), folder / "cohort.csv")
@@ -95,6 +114,8 @@ def _split(cohort: Cohort, hearts: Hearts) -> Cohort:
         return _split_as_mscmrseg(cohort)
     if hearts.split == "mnms":
         return _split_as_mnms(cohort, hearts)
+    if hearts.split == "dhaene2023":
+        return _split_as_dhaene2023(cohort, hearts)
     if not hearts.test:
         return cohort
     return assign_splits(cohort, test=hearts.test, stratify=["group"], seed=hearts.seed)
@@ -152,11 +173,43 @@ def _split_as_mnms(cohort: Cohort, hearts: Hearts) -> Cohort:
     return replace(cohort, rows=tuple(replace(row, split=split[row.scan]) for row in cohort))
 
 
+def _split_as_dhaene2023(cohort: Cohort, hearts: Hearts) -> Cohort:
+    """Of the site that tags as many controls are tested as boys with dystrophy, 5 and 5 of 50 (methods.md 4.6).
+
+    The others all train. Nobody has drawn on the site's own cine, which a CycleGAN may learn from.
+    """
+    if not hearts.site:
+        raise SettingsError(
+            "split dhaene2023 needs a site that tags; say how many of the subjects are there, as in site: 50 of 95"
+        )
+    wanted = round(hearts.test * hearts.site) if 0 < hearts.test < 1 else int(hearts.test)
+    split: dict[str, str] = {}
+    for group, test in (("BOY", wanted // 2), ("DMD", wanted - wanted // 2)):
+        boys = cohort.where(centre=SITE, group=group)
+        if len(boys):
+            split |= {row.subject: row.split for row in assign_splits(boys, test=test, seed=hearts.seed)}
+
+    def placed(row: Row) -> Row:
+        labels = "" if row.centre == SITE and row.sequence != "tagged" else row.labels
+        return replace(row, split=split.get(row.subject, "train"), labels=labels)
+
+    return replace(cohort, rows=tuple(map(placed, cohort)))
+
+
 def _blank_cohort(hearts: Hearts) -> Cohort:
     """As many subjects without scans, to learn in a moment whether they can be split at all."""
+    if hearts.fields and not hearts.cine and "tagged" not in hearts.sequences:
+        raise SettingsError(
+            "phantom: a still has no motion to write; ask for a cine or tagged scans, or leave fields away"
+        )
+    if hearts.site and hearts.split != "dhaene2023":
+        raise SettingsError(
+            f"a site that tags goes with split dhaene2023, got {hearts.split}; add it, or leave site away"
+        )
+    people = enrol(hearts.subjects, hearts.sequences, hearts.vendors, slices=hearts.slices, site=hearts.site)
     rows = (
-        Row(str(i), str(i), "bssfp", "none", vendor=vendor_of(i, hearts.vendors))
-        for i in range(hearts.subjects)
+        Row(str(i), str(i), "bssfp", "none", vendor=person.vendor, centre=person.centre, group=person.group)
+        for i, person in enumerate(people)
     )
     return Cohort(tuple(rows), name="phantom")
 
@@ -168,11 +221,7 @@ def _is_whole(folder: Path, hearts: Hearts, remedy: str) -> bool:
         raise RunError(f"{folder}: holds a cohort.csv that no phantom of ours left there; {remedy}")
     if found is None or not found.pop("whole", True):
         return False
-    found = {
-        "split": "subjects",
-        "annotated": "all",
-        "frames": CINE_FRAMES,
-    } | found  # notes of before there was a choice
+    found = _BEFORE | found
     keys = [key for key in wanted if found.get(key) != wanted[key]]
     if keys:
         differing = ", ".join(f"{key} {_text(found.get(key))}, now {_text(wanted[key])}" for key in keys)

@@ -57,6 +57,8 @@ class Scar:
     """Share of the contraction that is lost in its centre, [0, 1]."""
     edge: float = 0.35
     """Profile at which the scar begins."""
+    outer: bool = False
+    """Whether it counts from the epicardium, as fibrosis of the free wall does, and swells nothing."""
 
     def profile(self, z: Floats, c: Floats, s: Floats) -> Floats:
         """1 in the middle of the infarct, falling smoothly to 0; (c, s) are cosine and sine of the angle."""

@@ -177,7 +177,7 @@ def _t2_signal(
     signal = turbo_spin_echo(at, te_ms, recovery_ms)
     if tissue in _FATTY:
         return FAT_LEFT * signal
-    return FLOW_VOID * signal if tissue in _FLOWING else signal
+    return FLOW_VOID * signal if tissue in FLOWING else signal
 
 
 FAT_LEFT: Final = 0.15
@@ -187,9 +187,10 @@ FLOW_VOID: Final = 0.10
 
 Simonetti 1996, doi 10.1148/radiology.199.1.8633172.
 """
-_FLOWING: Final = frozenset(
+FLOWING: Final = frozenset(
     {Tissue.ARTERY, Tissue.LV_BLOOD, Tissue.RV_BLOOD, Tissue.LA_BLOOD, Tissue.RA_BLOOD}
 )
+"""Blood, which leaves the slice between two pulses or two beats."""
 
 
 _LGE_ECHO_MS: Final = 1.5  # ours: the shortest echo of a fast gradient echo, as in any protocol
