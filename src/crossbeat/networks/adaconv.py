@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossbeat.errors import SettingsError
-from crossbeat.networks.rain import HIDDEN, StyleCode
+from crossbeat.networks.rain import StyleCode, perceptron
 from crossbeat.networks.vgg import (
     DECODER_DEPTHS,
     WIDTHS,
@@ -259,8 +259,8 @@ class DescriptorAutoencoder(nn.Module):
         self.arguments: dict[str, Any] = {"style_channels": style_channels, "kernel_size": kernel_size}
         self.shape = (style_channels, kernel_size, kernel_size)
         length = style_channels * kernel_size**2
-        self.style_encoder = _perceptron(length, 2 * CHANNELS)
-        self.style_decoder = _perceptron(CHANNELS, length)
+        self.style_encoder = perceptron(length, 2 * CHANNELS)
+        self.style_decoder = perceptron(CHANNELS, length)
         self.mean: Tensor
         self.deviation: Tensor
         self.register_buffer("mean", torch.zeros(length))
@@ -329,19 +329,6 @@ def _normalised(content: Tensor) -> Tensor:
     """Mean 0 and variance 1 (less 1e-5) of each channel, measured in float32 at least; a flat channel becomes 0."""
     precise = content.to(torch.promote_types(content.dtype, torch.float32))
     return F.instance_norm(precise).to(content.dtype)
-
-
-def _perceptron(entering: int, leaving: int) -> nn.Sequential:
-    """RAIN's, by its ends."""
-    network = nn.Sequential(
-        nn.Linear(entering, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, leaving),
-    )
-    start_as_he(network)
-    return network
 
 
 def _exactly(network: nn.Module, vectors: Tensor) -> Tensor:

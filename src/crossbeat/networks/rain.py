@@ -97,8 +97,8 @@ class Rain(nn.Module):
             "spread": spread,
             "deviation": deviation,
         }
-        self.style_encoder = _perceptron(2 * CHANNELS, 2 * CHANNELS)
-        self.style_decoder = _perceptron(CHANNELS, 2 * CHANNELS)
+        self.style_encoder = perceptron(2 * CHANNELS, 2 * CHANNELS)
+        self.style_decoder = perceptron(CHANNELS, 2 * CHANNELS)
         self.decoder = Decoder(out_channels)
 
     def forward(
@@ -173,7 +173,8 @@ def adain(
     return (_precise(content) - _over_places(own.mean)) * _over_places(scale) + _over_places(mean)
 
 
-def _perceptron(entering: int, leaving: int) -> nn.Sequential:
+def perceptron(entering: int, leaving: int) -> nn.Sequential:
+    """Three linear layers, rectified between: what reads a style, and what tells one, by its ends (methods.md 3.2)."""
     network = nn.Sequential(
         nn.Linear(entering, HIDDEN),
         nn.ReLU(),
