@@ -317,6 +317,45 @@ def test_a_pair_of_one_patient_gives_its_own_style(
 
 
 @pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("ascent", ["normalised", "asm"])
+def test_codes_go_up_on_two_devices_as_they_do_on_one(
+    material: Material,
+    rain: Stylizer,
+    tmp_path: Path,
+    ascent: str,
+    shared: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each has half of the slices; what they exchange is written down first, and then added as the other's."""
+    changes = {"ascent": ascent, "ascent_rate": 5e3, "shared_epsilon": shared, "overlap": "dice"}
+    changes |= {"batch_size": 4, "epsilon_rounds": 2}
+    alone = stage_of(Standing, tmp_path / "alone", material, rain, **changes)
+    alone.update(0)
+    module = "crossbeat.methods.stylization.segmentation.together"
+    monkeypatch.setattr(module, lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+
+    def half(rank: int, folder: str, other: Tensor | None) -> tuple[Tensor, Tensor]:
+        sent: list[Tensor] = []
+
+        def exchange(flat: Tensor) -> None:
+            sent.append(flat.clone())
+            flat += 0 if other is None else other
+
+        monkeypatch.setattr("torch.distributed.all_reduce", exchange)
+        stage = stage_of(Standing, tmp_path / folder, material, rain, **changes)
+        monkeypatch.setattr(stage, "share", lambda whole: whole[2 * rank : 2 * rank + 2])
+        stage.update(0)
+        return sent[0], stage.epsilon.clone()
+
+    sent = [half(rank, f"first {rank}", None)[0] for rank in (0, 1)]
+    found = [half(rank, f"then {rank}", sent[1 - rank])[1] for rank in (0, 1)]
+    assert torch.equal(*found), "all devices hold the same codes"
+    torch.testing.assert_close(found[0], alone.epsilon, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(alone.epsilon, half(0, "by itself", sent[0])[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [False, True])
 def test_a_run_stopped_between_two_uses_goes_on_with_the_style_it_had_reached(
     material: Material, rain: Stylizer, tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
