@@ -1,0 +1,231 @@
+"""What the segmenter learns from: plain source slices, the same made to look like the target, the target's own.
+
+A source image looks tagged by formula (`synthetic.tagging`, drawn anew for every batch), because `crossbeat tag` made
+it so beforehand, or because a CycleGAN repainted it, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crossbeat.cohort import Cohort
+from crossbeat.errors import CohortError, SettingsError
+from crossbeat.methods.recipe import Domains, find_domains
+from crossbeat.methods.tag_pretraining.cyclegan import Translator, learn_translator, load_translator
+from crossbeat.methods.tag_pretraining.segmentation import Lesson
+from crossbeat.methods.tag_pretraining.settings import Part, Settings
+from crossbeat.prepare.slices import Batch, SliceBank, batch_generator, build_bank
+from crossbeat.synthetic.tagging import Simulation, draw, tag
+from crossbeat.training import Run
+
+TAGS: Final = 11
+"""Purpose of the random numbers that tags are drawn from (`prepare.slices.batch_generator`)."""
+AT_ONCE: Final = 8
+"""Slices, where all are repainted."""
+FRAMES: Final = 25
+"""Of a tagged cine, one imaging pulse each (methods.md 4.4)."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """A cohort as this method sees it."""
+
+    domains: Domains
+    strategy: str
+    lessons: Mapping[Part, Lesson]
+    seen: Mapping[str, Cohort]
+    """Scans that training looked at, for `provenance`."""
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A disguise by formula: other lines for every slice of every batch, as the settings draw them."""
+
+    simulation: Simulation
+    spacing_mm: float
+
+    def __call__(
+        self, batch: Batch, count: int, mine: Int[Tensor, " n"], *, seed: int, step: int
+    ) -> Float[Tensor, "n 1 y x"]:
+        """Whole fields in [0, 1], tagged; each at a time of its own after the lines were laid, where they fade."""
+        image, here = batch.image[:, 0], batch.image.device
+        generator = batch_generator(seed, step, TAGS)
+        tags = draw(self.simulation, count, generator).take(mine)
+        pulses = torch.randint(FRAMES, (count,), generator=generator)[mine].float()
+        noise = None
+        if self.simulation.noise_sd[1] > 0:
+            drawn = torch.randn(count, 2, *image.shape[1:], generator=generator)
+            noise = drawn[mine].to(here, non_blocking=True)
+        seen = tag(
+            image,
+            tags.to(here),
+            self.simulation,
+            pixel=(self.spacing_mm, self.spacing_mm),
+            peak=torch.ones(len(image), device=here),
+            labels=batch.labels,
+            pulses=pulses.to(here, non_blocking=True),
+            noise=noise,
+        )
+        return seen[:, None] if self.simulation.standardised else seen[:, None].clamp(0, 1)
+
+
+def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
+    """Read the scans, learn the CycleGAN where it is asked for, and make every part's lesson."""
+    simulated = _simulated(cohort, settings)
+    made = {row.scan for row in simulated}
+    real = cohort.only(lambda row: row.scan not in made)
+    domains = find_domains(real, settings, run.seed)
+    strategy = find_strategy(real, settings)
+    lessons: dict[Part, Lesson] = {}
+    seen = {"source": domains.source, "labelled_target": domains.target}
+    parts = settings.parts
+    if "cine" in parts or "tags" in parts:
+        _refuse_no_source(domains.source, settings)
+        plain = _read(domains.source, settings, run, "reading the source")
+        lessons["cine"] = Lesson(plain, learnt=settings.learnt)
+    if "tags" in parts and made:
+        _refuse_tested(simulated, cohort, "are simulated", settings)
+        seen["simulated"] = simulated
+        lessons["tags"] = Lesson(
+            _read(simulated, settings, run, "reading tagged scans"), learnt=settings.learnt
+        )
+    elif "tags" in parts and strategy == "physics":
+        lessons["tags"] = Lesson(plain, Tagged(settings.simulation, settings.spacing_mm), settings.learnt)
+    elif "tags" in parts:
+        cine = _cine(real, domains, settings, run)
+        seen |= {"translated_from": cine, "target": domains.unlabelled}
+        translator = _translator(cine, real, domains, settings, run)
+        lessons["tags"] = Lesson(repainted(plain, translator, run), learnt=settings.learnt)
+    if "target" in parts:
+        lessons["target"] = Lesson(
+            _read(domains.target, settings, run, "reading labelled target scans"), learnt=settings.learnt
+        )
+    return Material(domains, strategy, lessons, seen)
+
+
+def find_strategy(cohort: Cohort, settings: Settings) -> str:
+    """The strategy that the settings name; else physics where every target scan is tagged, and cyclegan elsewhere."""
+    if settings.strategy is not None:
+        return settings.strategy
+    target = cohort.where(**settings.target) if settings.target else cohort.only(lambda row: False)
+    tagged = len(target) > 0 and all(row.sequence == "tagged" for row in target)
+    return "physics" if tagged or settings.simulated else "cyclegan"
+
+
+def repainted(bank: SliceBank, translator: Translator, run: Run) -> SliceBank:
+    """The bank's images as the translator repaints them, whole fields; labels and places stay."""
+    chunks = []
+    with run.bar("repainting the source", len(bank)) as step:
+        for images in torch.split(bank.images, AT_ONCE):
+            chunks.append(translator.translate(images.to(run.torch_device)).cpu())
+            for _ in images:
+                step()
+    return replace(bank, images=torch.cat(chunks))
+
+
+def _translator(cine: Cohort, cohort: Cohort, domains: Domains, settings: Settings, run: Run) -> Translator:
+    """One of another run, or one that learns here from the images of both sides."""
+    if settings.translator:
+        return _known_translator(Path(settings.translator), cohort, settings, run)
+    if not len(domains.unlabelled):
+        raise CohortError(
+            f"{cine.name}: a CycleGAN learns from target images, and no target scan trains; name a `target` of which "
+            "some have split train, or say strategy: physics"
+        )
+    told = {"method": "tag_pretraining", "seed": run.seed, "settings": settings.model_dump(mode="json")}
+    told |= {"subjects": sorted({*cine.subjects, *domains.unlabelled.subjects})}
+    source = _read(cine, settings, run, "reading cine", annotated=False)
+    target = _read(domains.unlabelled, settings, run, "reading target images", annotated=False)
+    translator = learn_translator(source, target, settings.cyclegan, run, told | run.surroundings())
+    return translator.to(run.torch_device)
+
+
+def _known_translator(path: Path, cohort: Cohort, settings: Settings, run: Run) -> Translator:
+    translator = load_translator(path, run.torch_device)
+    both = sorted(set(translator.provenance.get("subjects", [])) & _tested(cohort))
+    if both and not settings.transductive:
+        raise CohortError(
+            f"{cohort.name}: {len(both)} subjects are tested and the translator {path} has seen their images, "
+            f"{both[0]!r} first; learn one here, or say `transductive: true` if that is meant"
+        )
+    if translator.preparation != settings.preparation:
+        raise SettingsError(
+            f"translator {path}: learnt from slices prepared otherwise ({translator.preparation.size} pixels of "
+            f"{translator.preparation.spacing_mm:g} mm, here {settings.image_size} of {settings.spacing_mm:g}); take "
+            "its size and spacing, or learn one here"
+        )
+    if run.writes and run.estimates is None:
+        translator.save(run.folder / "models" / "translator")
+    return translator
+
+
+def _cine(cohort: Cohort, domains: Domains, settings: Settings, run: Run) -> Cohort:
+    """Scans whose images are the CycleGAN's cine side, without labels (methods.md 4.5)."""
+    trains = cohort.only(lambda row: row.split in ("train", ""))
+    if settings.translate_from:
+        found = trains.where(**settings.translate_from)
+        if not len(found):
+            raise CohortError(
+                f"{cohort.name}: no training scan is translate_from {settings.translate_from}; set `split` of some to "
+                "train, or take translate_from out"
+            )
+        _refuse_tested(found, cohort, "show cine to the CycleGAN", settings)
+    else:
+        target = {row.scan for row in cohort.where(**settings.target)} if settings.target else set()
+        kind = trains.where(**settings.source) if settings.source else trains
+        tested = set() if settings.transductive else _tested(cohort)
+        found = kind.only(lambda row: not row.labels and row.scan not in target and row.subject not in tested)
+    if not len(found):
+        run.note(
+            f"{cohort.name}: no unlabelled source scan trains, so the CycleGAN learns from the images of the labelled "
+            "ones; the paper keeps the two apart"
+        )
+        found = domains.source
+    return found.without_labels()
+
+
+def _simulated(cohort: Cohort, settings: Settings) -> Cohort:
+    if not settings.simulated:
+        return cohort.only(lambda row: False)
+    found = cohort.where(**settings.simulated).only(lambda row: row.split in ("train", "")).labelled()
+    if not len(found):
+        raise CohortError(
+            f"{cohort.name}: no labelled training scan is simulated {settings.simulated}; make some with "
+            "`crossbeat tag` and index them beside the others, or take `simulated` out to draw tags here"
+        )
+    return found
+
+
+def _refuse_no_source(source: Cohort, settings: Settings) -> None:
+    if not len(source):
+        raise SettingsError(
+            "tag pretraining learns from labelled source scans first, and the recipe leaves none; name a source, or "
+            "say strategy: scratch"
+        )
+
+
+def _refuse_tested(scans: Cohort, cohort: Cohort, doing: str, settings: Settings) -> None:
+    if settings.transductive:
+        return
+    both = sorted(set(scans.subjects) & _tested(cohort))
+    if both:
+        raise CohortError(
+            f"{cohort.name}: {len(both)} subjects are tested and also {doing}, {both[0]!r} first; split by subject, or "
+            "say `transductive: true` if that is meant"
+        )
+
+
+def _read(scans: Cohort, settings: Settings, run: Run, title: str, *, annotated: bool = True) -> SliceBank:
+    with run.bar(title, len(scans)) as step:
+        return build_bank(scans, settings.preparation, annotated_only=annotated, progress=step)
+
+
+def _tested(cohort: Cohort) -> set[str]:
+    return {row.subject for row in cohort if row.split == "test"}

@@ -1,0 +1,381 @@
+"""Tag pretraining: which part is learnt when and how long, what a source image becomes, whose images are seen."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from crossbeat.case import Case, Domain
+from crossbeat.cohort import Cohort, Row
+from crossbeat.errors import CohortError, SettingsError
+from crossbeat.labels import TRAINED, UNKNOWN, Structure
+from crossbeat.methods.tag_pretraining import Settings, train
+from crossbeat.methods.tag_pretraining.disguises import FRAMES, TAGS, Material, Tagged, gather
+from crossbeat.methods.tag_pretraining.segmentation import Lesson, Segmentation, narrowed
+from crossbeat.prepare.slices import Batch, batch_generator, build_bank
+from crossbeat.synthetic.tagging import Simulation, draw, tag
+from crossbeat.training import Run
+
+TINY: dict[str, Any] = {
+    "source": {"sequence": "bssfp"},
+    "target": {"sequence": "tagged"},
+    "network": "dilated_resunet",
+    "network_arguments": {"width": 4},
+    "cyclegan_width": 4,
+    "cyclegan_steps": 2,
+    "cyclegan_steps_per_round": 2,
+    "image_size": 32,
+    "spacing_mm": 3.0,
+    "tag_spacing_mm": 9.0,
+    "augmentation": "none",
+    "batch_size": 2,
+    "pretraining_steps": 4,
+    "steps": 2,
+    "steps_per_round": 1,
+}
+LEARNS: dict[str, Any] = {
+    "network": "dilated_resunet",
+    "network_arguments": {"width": 8},
+    "cyclegan_width": 4,
+    "cyclegan_steps": 4,
+    "cyclegan_steps_per_round": 2,
+    "image_size": 48,
+    "spacing_mm": 2.5,
+    "augmentation": "light",
+    "batch_size": 8,
+    "cine_first": False,
+    "strategy": "physics",
+    "tag_spacing_mm": 12.0,
+    "pretraining_steps": 80,
+    "steps": 40,
+    "steps_per_round": 40,
+    "learning_rate": 5e-3,
+    "ema_decay": 0.9,
+}
+"""For the contract suite: learns small hearts in seconds on one core."""
+ONCE: dict[str, Any] = {"strategy": "cyclegan", "pretraining_steps": 2, "steps": 2, "steps_per_round": 2}
+"""For the contract suite: changes to those that make it do everything once, and learn nothing."""
+
+GREY = {"bssfp": [60, 250, 90, 240], "tagged": [50, 120, 160, 110]}
+
+
+def heart(row: Row, slices: int = 2, shape: tuple[int, int] = (40, 44)) -> Case:
+    """A ring with a cavity and a crescent beside it; pixels are 3 mm."""
+    rng = np.random.default_rng([int(row.subject[1:]), *map(ord, row.sequence)])
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(float)
+    y, x = 3 * (y - shape[0] / 2), 3 * (x - shape[1] / 2)
+    labels = np.zeros((1, slices, *shape), np.uint8)
+    for z in range(slices):
+        labels[0, z][np.hypot(y, x + 22) < 21] = Structure.RV
+        labels[0, z][np.hypot(y, x) < 22 - z] = Structure.MYO
+        labels[0, z][np.hypot(y, x) < 13 - z] = Structure.LV
+    image = np.asarray(GREY[row.sequence], np.float32)[labels]
+    image += rng.normal(0, 8, labels.shape).astype(np.float32)
+    affine = np.diag([3.0, 3.0, 8.0, 1.0])
+    if not row.labels:
+        return Case(row.scan, row.subject, image, affine, Domain(row.sequence, row.vendor))
+    drawn = (frozenset(TRAINED),)
+    return Case(row.scan, row.subject, image, affine, Domain(row.sequence, row.vendor), labels, drawn)
+
+
+def row_of(subject: int, sequence: str, split: str = "train", labels: str = "-", **other: Any) -> Row:
+    return Row(f"s{subject}", f"s{subject}_{sequence}", sequence, "-", split=split, labels=labels, **other)
+
+
+@pytest.fixture
+def cohort() -> Cohort:
+    """Labelled cine of three; unlabelled cine and labelled tagged scans of three others; one tagged for the test."""
+    rows = [row_of(i, "bssfp") for i in range(3)] + [row_of(i, "bssfp", labels="") for i in (3, 4, 5)]
+    rows += [row_of(i, "tagged") for i in (3, 4, 5)]
+    return Cohort((*rows, row_of(9, "tagged", "test"), row_of(9, "bssfp", labels="")), heart, "hearts")
+
+
+def quiet_run(folder: Path, seed: int = 0, **other: Any) -> Run:
+    run = Run(folder, seed=seed, device="cpu", precision="32", progress=False, **other)
+    run.open({}, Cohort(()), "test")
+    return run
+
+
+def settings_of(**changes: Any) -> Settings:
+    return Settings.of({**TINY, **changes})
+
+
+def material_of(cohort: Cohort, folder: Path, **changes: Any) -> Material:
+    return gather(cohort, settings_of(**changes), quiet_run(folder))
+
+
+def notes_in(folder: Path) -> str:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return "\n".join(line["text"] for line in lines if line["event"] == "note")
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"strategy": "scratch"}, {"target": 60}),
+        ({"strategy": "cine"}, {"cine": 40, "target": 20}),
+        ({"strategy": "physics"}, {"cine": 20, "tags": 20, "target": 20}),
+        ({"strategy": "cyclegan", "cine_first": False}, {"tags": 40, "target": 20}),
+        ({"strategy": "physics", "target_labels": "none"}, {"cine": 30, "tags": 30}),
+    ],
+)
+def test_with_matched_updates_every_strategy_makes_as_many(
+    changes: dict[str, Any], parts: dict[str, int]
+) -> None:
+    found = settings_of(**{"target_labels": "train", "pretraining_steps": 40, "steps": 20, **changes})
+    assert found.parts == parts
+    assert list(found.parts) == list(parts)
+    assert found.segmenter_updates == 60
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parts"),
+    [
+        ("scratch", {"target": 20}),
+        ("cine", {"cine": 40, "target": 20}),
+        ("physics", {"cine": 40, "tags": 40, "target": 20}),
+        ("cyclegan", {"cine": 40, "tags": 40, "target": 20}),
+    ],
+)
+def test_as_published_tags_are_an_extra_stage(strategy: str, parts: dict[str, int]) -> None:
+    found = settings_of(
+        strategy=strategy, match_updates=False, target_labels="train", pretraining_steps=40, steps=20
+    )
+    assert found.parts == parts
+
+
+def test_an_odd_update_is_cine_s_and_a_share_must_be_whole_rounds() -> None:
+    odd = settings_of(strategy="physics", target_labels="train", pretraining_steps=5)
+    assert odd.parts == {"cine": 3, "tags": 2, "target": 2}
+    with pytest.raises(
+        SettingsError, match="pretraining_steps, on cine: 15 are no whole number of rounds of 10"
+    ):
+        settings_of(strategy="physics", target_labels="train", pretraining_steps=30, steps_per_round=10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategy": "scratch"}, "strategy scratch learns from the target's labels alone"),
+        ({"vae_weight": 0.1}, "network 'dilated_resunet' has no VAE"),
+        ({"simulated": {"source": "x"}, "strategy": "cine"}, "simulated scans are tagged by formula"),
+        ({"tag_spacing_mm": 5.0}, "lines closer than two pixels"),
+        ({"structures": ["MYO", "MYO"]}, "each once"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        settings_of(**changes)
+
+
+@pytest.mark.parametrize(
+    ("target", "strategy"), [({"sequence": "tagged"}, "physics"), ({"sequence": "lge"}, "cyclegan")]
+)
+def test_without_a_strategy_tags_come_by_formula_where_the_target_is_tagged(
+    cohort: Cohort, tmp_path: Path, target: dict[str, str], strategy: str
+) -> None:
+    rows = tuple(replace(r, sequence=target["sequence"]) if r.sequence == "tagged" else r for r in cohort)
+    told = {**GREY, "lge": GREY["tagged"]}
+
+    def read(row: Row) -> Case:
+        case = heart(replace(row, sequence="tagged" if row.sequence == "lge" else row.sequence))
+        assert row.sequence in told
+        return case
+
+    assert material_of(Cohort(rows, read, "hearts"), tmp_path, target=target).strategy == strategy
+
+
+def test_a_disguised_batch_is_tagged_as_the_formula_says_and_keeps_its_labels(cohort: Cohort) -> None:
+    settings = settings_of(tag_noise_sd=0.1)
+    bank = build_bank(cohort.where(sequence="bssfp").labelled(), settings.preparation)
+    simulation = settings.simulation
+    batch = bank.batch(torch.tensor([0, 3, 5]))
+    seen = Tagged(simulation, 3.0)(batch, 3, torch.arange(3), seed=2, step=7)
+    generator = batch_generator(2, 7, TAGS)
+    tags = draw(simulation, 3, generator)
+    pulses = torch.randint(FRAMES, (3,), generator=generator).float()
+    noise = torch.randn(3, 2, *batch.image.shape[2:], generator=generator)
+    for i in range(3):
+        alone = tag(
+            batch.image[i],
+            tags.take([i]),
+            simulation,
+            pixel=(3.0, 3.0),
+            labels=batch.labels[i : i + 1],
+            pulses=pulses[i : i + 1],
+            noise=noise[i : i + 1],
+        )
+        torch.testing.assert_close(seen[i], alone.clamp(0, 1))
+    assert seen.min() >= 0
+    assert seen.max() <= 1
+    assert (seen - batch.image).abs().mean() > 0.05
+
+
+def test_two_devices_see_the_tags_that_one_sees(cohort: Cohort) -> None:
+    settings = settings_of(batch_size=4, augmentation="light")
+    bank = build_bank(cohort.where(sequence="bssfp").labelled(), settings.preparation)
+    lesson = Lesson(bank, Tagged(settings.simulation, settings.spacing_mm))
+
+    def seen(share: slice) -> Tensor:
+        return lesson.batch(settings, seed=1, step=3, share=lambda t: t[share]).image
+
+    torch.testing.assert_close(seen(slice(None)), torch.cat([seen(slice(2)), seen(slice(2, 4))]))
+    assert not torch.equal(seen(slice(None)), lesson.batch(settings, seed=1, step=4, share=lambda t: t).image)
+
+
+def test_without_chance_every_step_has_the_same_lines(cohort: Cohort) -> None:
+    fixed = settings_of(
+        tag_phase="fixed", tag_spacing_range=0, tag_angle_range_deg=0, tag_fading=False, tag_noise_sd=0
+    )
+    bank = build_bank(cohort.where(sequence="bssfp").labelled(), fixed.preparation)
+    batch = bank.batch(torch.arange(2))
+    disguise = Tagged(fixed.simulation, 3.0)
+    first, later = (disguise(batch, 2, torch.arange(2), seed=0, step=step) for step in (0, 9))
+    assert torch.equal(first, later)
+    lines = tag(batch.image[:, 0], draw(Simulation(spacing=(9.0, 9.0)), 2, torch.Generator()), fixed.simulation,
+                pixel=(3.0, 3.0))  # fmt: skip
+    torch.testing.assert_close(first[:, 0], lines)
+
+
+def test_structures_that_are_not_learnt_become_background() -> None:
+    labels = torch.tensor([[[0, 1, 2, 3, UNKNOWN]]], dtype=torch.uint8)
+    drawn = torch.tensor([[True, True, False, True]])
+    batch = Batch(torch.zeros(1, 1, 1, 5), labels, drawn)
+    alone = narrowed(batch, (Structure.MYO,))
+    assert alone.labels.tolist() == [[[0, 0, 1, 0, UNKNOWN]]]
+    assert alone.drawn.tolist() == [[True, False]]
+    two = narrowed(batch, (Structure.LV, Structure.RV))
+    assert two.labels.tolist() == [[[0, 1, 0, 2, UNKNOWN]]]
+    assert two.drawn.tolist() == [[True, True, True]]
+    assert narrowed(batch, TRAINED) is batch
+
+
+def test_a_segmenter_of_the_myocardium_names_it_alone(cohort: Cohort, tmp_path: Path) -> None:
+    settings = settings_of(structures=["MYO"], strategy="cine", target_labels="train")
+    segmenter = train(cohort, settings, quiet_run(tmp_path))
+    assert segmenter.structures == (Structure.MYO,)
+    found = segmenter.predict(heart(row_of(20, "tagged", labels="")))
+    assert set(np.unique(found)) <= {0, Structure.MYO}
+
+
+def test_the_paper_s_start_is_xavier_s(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spreads = []
+
+    def keep(self: Segmentation, step: int) -> dict[str, Tensor]:
+        weights = [m.weight for m in self.network.modules() if isinstance(m, torch.nn.Conv2d)]
+        wide = max(weights, key=lambda w: w.numel())
+        receptive = wide.shape[2] * wide.shape[3]
+        expected = (2 / (receptive * (wide.shape[0] + wide.shape[1]))) ** 0.5
+        spreads.append(float(wide.detach().std()) / expected)
+        return original(self, step)
+
+    original = Segmentation.update
+    monkeypatch.setattr(Segmentation, "update", keep)
+    for number, start in enumerate(("xavier", "default")):
+        settings = settings_of(
+            initialisation=start, strategy="cine", cine_first=False, network_arguments={"width": 16}
+        )
+        train(cohort, settings, quiet_run(tmp_path / str(number)))
+    half = len(spreads) // 2
+    assert spreads[0] == pytest.approx(1, abs=0.1)
+    assert spreads[half] != pytest.approx(1, abs=0.1)
+
+
+def test_the_vae_learns_only_where_its_loss_counts(cohort: Cohort, tmp_path: Path) -> None:
+    moved = {}
+    for weight in (0.0, 0.1):
+        settings = settings_of(
+            network="segresnet_vae",
+            network_arguments={},
+            vae_weight=weight,
+            strategy="cine",
+            weight_decay=0.0,
+        )
+        run = quiet_run(tmp_path / f"{weight}")
+        torch.manual_seed(0)
+        before = settings.spec.build().state_dict()
+        torch.manual_seed(0)
+        after = train(cohort, settings, run).network.state_dict()
+        moved[weight] = {n for n in before if "vae" in n and not torch.equal(before[n], after[n])}
+    assert not moved[0.0]
+    assert any("vae_fc_up_sample" in name for name in moved[0.1])
+
+
+def test_the_cyclegan_sees_unlabelled_cine_and_nobody_who_is_tested(cohort: Cohort, tmp_path: Path) -> None:
+    material = material_of(cohort, tmp_path, strategy="cyclegan")
+    assert [row.scan for row in material.seen["translated_from"]] == ["s3_bssfp", "s4_bssfp", "s5_bssfp"]
+    assert [row.scan for row in material.seen["target"]] == ["s3_tagged", "s4_tagged", "s5_tagged"]
+    assert (tmp_path / "models" / "translator" / "weights.safetensors").exists()
+    plain, painted = material.lessons["cine"].bank, material.lessons["tags"].bank
+    assert painted.table == plain.table
+    assert torch.equal(painted.labels, plain.labels)
+    assert not torch.equal(painted.images, plain.images)
+    assert painted.images.min() >= 0
+    assert painted.images.max() <= 1
+
+
+def test_where_all_cine_is_labelled_the_cyclegan_learns_from_its_images_and_says_so(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    few = cohort.only(lambda row: bool(row.labels))
+    material = material_of(few, tmp_path, strategy="cyclegan")
+    assert [row.scan for row in material.seen["translated_from"]] == ["s0_bssfp", "s1_bssfp", "s2_bssfp"]
+    assert "no unlabelled source scan trains" in notes_in(tmp_path)
+
+
+def test_cine_of_a_tested_patient_is_refused(cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match="also show cine to the CycleGAN, 's9' first"):
+        material_of(cohort, tmp_path, strategy="cyclegan", translate_from={"subject": ["s3", "s9"]})
+
+
+def test_scans_tagged_beforehand_take_the_place_of_tags_drawn_here(cohort: Cohort, tmp_path: Path) -> None:
+    made = [
+        replace(row_of(i, "tagged", further={"tagged_from": "cine"}), scan=f"s{i}_made") for i in range(3)
+    ]
+    both = replace(cohort, rows=(*cohort.rows, *made))
+    material = material_of(both, tmp_path, simulated={"tagged_from": "cine"}, target_labels="train")
+    assert material.strategy == "physics"
+    assert {place.scan for place in material.lessons["tags"].bank.table} == {"s0_made", "s1_made", "s2_made"}
+    assert {place.scan for place in material.lessons["target"].bank.table} == {
+        "s3_tagged", "s4_tagged", "s5_tagged"
+    }  # fmt: skip
+    with pytest.raises(CohortError, match="no labelled training scan is simulated"):
+        material_of(both, tmp_path / "none", simulated={"tagged_from": "lge"})
+    tested = replace(both, rows=(*both.rows, replace(made[0], subject="s9", scan="s9_made")))
+    with pytest.raises(CohortError, match="1 subjects are tested and also are simulated"):
+        material_of(tested, tmp_path / "tested", simulated={"tagged_from": "cine"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_in", ["cyclegan", "cine", "tags", "finetuning"])
+def test_stopped_in_any_stage_it_ends_as_if_it_had_not(
+    cohort: Cohort, tmp_path: Path, stopped_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossbeat.methods.tag_pretraining.cyclegan import CycleGanStage
+
+    settings = settings_of(
+        strategy="cyclegan", target_labels="train", cyclegan_steps_per_round=1, augmentation="light"
+    )
+    whole = train(cohort, settings, quiet_run(tmp_path / "whole")).network.state_dict()
+    stage: Any = CycleGanStage if stopped_in == "cyclegan" else Segmentation
+    original = stage.update
+
+    def stop(self: Any, step: int) -> dict[str, Tensor]:
+        if self.name == stopped_in and step == 1:
+            raise KeyError("the power went off")
+        told: dict[str, Tensor] = original(self, step)
+        return told
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "update", stop)
+        with pytest.raises(KeyError):
+            train(cohort, settings, quiet_run(tmp_path / "cut"))
+    resumed = train(cohort, settings, quiet_run(tmp_path / "cut", resume=True)).network.state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
