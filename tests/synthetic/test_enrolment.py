@@ -69,6 +69,8 @@ def test_the_split_of_dhaene_tests_five_and_five_and_hides_the_sites_cine(
     assert len(tagged) == len(tagged.labelled()) == 50
     for group in ("BOY", "DMD"):
         assert len(tagged.where(split="test", group=group)) == 5
+    watched = tagged.where(split="validation")
+    assert [len(watched.where(group=group)) for group in ("BOY", "DMD")] == [4, 6]
     cine = cohort.where(sequence="bssfp")
     own = cine.where(centre=SITE)
     assert len(own) == 50
