@@ -115,7 +115,25 @@ def test_the_three_scales_and_their_constant_case() -> None:
     assert (float(unit.min()), float(unit.max())) == (0.0, 1.0)
     symmetric = normalise(fields, window, Preparation(size=48, scale="symmetric"))
     torch.testing.assert_close(symmetric, 2 * unit - 1)
-    assert not normalise(torch.full_like(fields, 5.0), window, Preparation(size=48)).any()
+
+
+@pytest.mark.parametrize("value", [1000.1, 1e-12, 5.0, 0.0, -32768.3])
+@pytest.mark.parametrize("per", ["slice", "volume"])
+def test_a_constant_slice_shows_nothing_whatever_its_value(value: float, per: str) -> None:
+    case = case_with(np.full((1, 2, 60, 140), value, np.float32), None, (1.7, 1.3))
+    for scale, expected in (("zscore", 0.0), ("unit", 0.0), ("symmetric", -1.0)):
+        preparation = Preparation(size=48, spacing_mm=1.1, scale=scale, per=per)
+        window = window_of(case, preparation)
+        found = normalise(window.cut(slices_of(case.image)), window, preparation)
+        assert (found == expected).all()
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-6, 1.0, 1e6])
+def test_a_faint_pattern_on_a_bright_slice_is_no_constant(unit: float) -> None:
+    pattern = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(2))
+    window = Window((32, 32), (1.0, 1.0), (15.5, 15.5), size=32, spacing_mm=1.0)
+    found = normalise((65535 + 8 * pattern) * unit, window, Preparation(size=32, scale="unit"))
+    assert found.std() == pytest.approx(float(pattern.std()), rel=0.03)
 
 
 def test_scanner_units_do_not_matter() -> None:

@@ -65,9 +65,10 @@ def normalise(fields: Any, low_percentile: float, high_percentile: float, scale:
     if scale == "zscore":
         kept = seen.clamp(low, high)
         mean = kept.nanmean(dim=1, keepdim=True)
-        result = (clipped - mean) / _positive((kept - mean).square().nanmean(dim=1, keepdim=True).sqrt())
+        sd = (kept - mean).square().nanmean(dim=1, keepdim=True).sqrt()
+        result = _in_units_of(sd, clipped - mean, low, high)
     else:
-        unit = (clipped - low) / _positive(high - low)
+        unit = _in_units_of(high - low, clipped - low, low, high)
         result = unit if scale == "unit" else 2 * unit - 1
     planes, rows, columns = fields.shape[3], fields.shape[1], fields.shape[2]
     fields[0] = result.reshape(planes, rows, columns).permute(1, 2, 0).float()
@@ -142,5 +143,7 @@ def _move_middle(image: Any, offset: tuple[int, int]) -> Any:
     return F.pad(image, (0, 0, left, right, top, bottom), value=float("nan"))
 
 
-def _positive(values: Any) -> Any:
-    return torch.where(values > 1e-8, values, torch.ones_like(values))
+def _in_units_of(spread: Any, difference: Any, low: Any, high: Any) -> Any:
+    """As in crossbeat: 0 where the spread is only the rounding of values from low to high."""
+    flat = spread <= 4e-6 * torch.maximum(low.abs(), high.abs())
+    return torch.where(flat, 0, difference / spread)
