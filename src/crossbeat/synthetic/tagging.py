@@ -34,7 +34,7 @@ AUTHORS_SD: Final = 0.18098551
 LEAST_SPACING_PX: Final = 2.0
 """Lines closer than two pixels (Nyquist) show as others, further apart."""
 _POWER: Final = 0.4  # the code's; the text has a square root; 4.4
-_LEAST_THRESHOLD: Final = 1 / 255  # the authors' grey values run to 255; at 0 the whole image would vanish
+_LEAST_THRESHOLD: Final = 1 / 255  # the authors' grey values run to 255
 _ACROSS_DEG: Final = (45.0, -45.0)  # two diagonals, 4.4
 
 
@@ -279,11 +279,11 @@ def change_contrast(
     quantile: Float[Tensor, " n"] | None = None,
     myocardium: Bool[Tensor, "n y x"] | None = None,
 ) -> Float[Tensor, "n y x"]:
-    """Grey values from 0 up with the contrast of a tagged scan; methods.md 4.4, step 2.
+    """Grey values from 0 up with the contrast of a tagged scan; 1 stays 1. methods.md 4.4, step 2.
 
-    `power0.4_myo`: T (x / T)^0.4 from the threshold T on, x below it; T is the `quantile` of the myocardium's values,
-    and at least 1/255 of the peak. An image without myocardium, and all where no mask is given, becomes x^0.4.
-    Brighter stays brighter.
+    `power0.4_myo`: x^0.4 from a threshold T on, a straight line below it; T is the `quantile` of the myocardium's
+    values, and at least 1/255. (The code has T (x / T)^0.4 and x, which is T^0.6 of this.) An image without
+    myocardium, and all where no mask is given, becomes x^0.4. Brighter stays brighter.
     """
     if contrast == "none":
         return image
@@ -292,9 +292,8 @@ def change_contrast(
     if myocardium is None or quantile is None:
         return image**_POWER
     threshold = _wide(_masked_quantile(image, myocardium, quantile)).clamp_min(_LEAST_THRESHOLD)
-    lifted = threshold * (image / threshold) ** _POWER
-    above = torch.where(image >= threshold, lifted, image)
-    return torch.where(_wide(myocardium.flatten(1).any(1)), above, image**_POWER)
+    bent = torch.where(image >= threshold, image**_POWER, image * threshold ** (_POWER - 1))
+    return torch.where(_wide(myocardium.flatten(1).any(1)), bent, image**_POWER)
 
 
 def low_pass(image: Float[Tensor, "n y x"], resolved: float, beta: float) -> Float[Tensor, "n y x"]:
