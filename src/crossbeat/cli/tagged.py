@@ -1,0 +1,342 @@
+"""A cohort of cines and how to tag them → a folder of tagged scans, what was drawn for each, and a picture of some.
+
+The folder has `images/<scan>_tagged.nii.gz`, `cohort.csv` with the labels that there were, `tags.csv` (a line a scan)
+and `examples.png`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from crossbeat.case import Case
+from crossbeat.cli import folders
+from crossbeat.cohort import Cohort, Row, write_cohort
+from crossbeat.data.listing import place
+from crossbeat.data.nifti import Displacement, read_displacement, sidecar, write_volume
+from crossbeat.errors import CaseError, CrossbeatError, SettingsError
+from crossbeat.labels import TRAINED, UNKNOWN
+from crossbeat.report.overlays import heart_window
+from crossbeat.report.writing import write_whole
+from crossbeat.synthetic.tagging import Simulation, Tags, draw, tag
+
+TABLE: Final = "tags.csv"
+PICTURE: Final = "examples.png"
+MOST_EXAMPLES: Final = 6
+PEAK: Final = 4095.0
+"""Grey value of a scan's largest before it is tagged, and of 1 where images are standardised."""
+
+Unit = Literal["mm", "px"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """How to tag, and where to."""
+
+    simulation: Simulation
+    unit: Unit
+    """Of the spacing of lines."""
+    motion: Path | None
+    """Folder with a displacement a scan, as `propagate --fields` and `phantom --fields` write it."""
+    seed: int
+    out: Path
+
+
+@dataclass(frozen=True)
+class TagLine:
+    """One scan in tags.csv; what the simulation leaves out is empty."""
+
+    scan: str
+    simulated_from: str
+    frames: int
+    laid_in_frame: int
+    spacing: float
+    unit: Unit
+    across_deg: str
+    phase_deg: str
+    flip_deg: float
+    contrast: str
+    quantile: float | None
+    t1_ms: float | None
+    blood_t1_ms: float | None
+    imaging_flip_deg: float | None
+    tr_ms: float | None
+    noise_sd: float
+    motion: str
+
+
+@dataclass(frozen=True)
+class TaggedScan:
+    """A scan that was tagged: its new row, what was drawn for it, and how it looks."""
+
+    row: Row
+    """Its paths as seen from the old cohort's folder."""
+    line: TagLine
+    look: Look | None
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A slice before and after, around the heart."""
+
+    name: str
+    frames: tuple[int, ...]
+    cine: NDArray[np.float32]
+    """(frame, y, x)."""
+    tagged: NDArray[np.float32]
+
+
+def open_folder(cohort: Cohort, task: Task, overwrite: bool) -> None:
+    """Make the folder, or clear it of an earlier tagging; see `folders.open_folder`."""
+    work = folders.Work("tagging", "tagged scans", TABLE, PICTURE, _files_of)
+    names = [new_name(row.scan) for row in cohort]
+    given = [] if task.motion is None else [_field_of(row.scan, task.motion) for row in cohort]
+    folders.open_folder(task.out, cohort, names, work, overwrite=overwrite, given=given)
+
+
+def new_name(scan: str) -> str:
+    """What a scan is called once it is tagged."""
+    return f"{scan}_tagged"
+
+
+def tag_cohort(
+    cohort: Cohort, task: Task, *, progress: Callable[[Row], None] = lambda row: None
+) -> tuple[list[TaggedScan], list[str]]:
+    """Tag every scan and write its image; the others go on where one fails, and its problem is in the answer."""
+    scans: list[TaggedScan] = []
+    failures = []
+    for row in cohort:
+        try:
+            scans.append(_tag_scan(row, cohort, task, pictured=len(scans) < MOST_EXAMPLES))
+        except Exception as error:  # one scan must never cost the others theirs
+            ours = isinstance(error, CrossbeatError)
+            failures.append(str(error) if ours else f"scan {row.scan!r}: {type(error).__name__}: {error}")
+            for path in _files_of(new_name(row.scan), task.out):
+                path.unlink(missing_ok=True)
+        progress(row)
+    return scans, failures
+
+
+def write_results(scans: Sequence[TaggedScan], cohort: Cohort, task: Task) -> Path:
+    """Write cohort.csv, tags.csv and the picture of scans whose images are there; the path of the picture."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([f.name for f in fields(TagLine)])
+    writer.writerows([f"{v:g}" if isinstance(v, float) else v for v in astuple(scan.line)] for scan in scans)
+    write_whole(task.out / TABLE, text.getvalue())
+    write_cohort(replace(cohort, rows=tuple(scan.row for scan in scans)), task.out / "cohort.csv")
+    return write_whole(task.out / PICTURE, _picture([s.look for s in scans if s.look is not None]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """A scan that is about to be tagged."""
+
+    case: Case
+    tags: Tags
+    field: Displacement | None
+    laid: int
+    """Frame in which the lines are straight."""
+    tr_ms: float | None
+    """Between two frames, where it is known."""
+
+    @property
+    def labels(self) -> NDArray[np.uint8] | None:
+        """Those of all frames, or none: a threshold or a T1 that came and went with them would flicker."""
+        return self.case.labels if len(self.case.labelled_frames) == self.case.frames else None
+
+
+def _tag_scan(row: Row, cohort: Cohort, task: Task, *, pictured: bool) -> TaggedScan:
+    name = new_name(row.scan)
+    image, *_ = _files_of(name, task.out)
+    place(image.resolve(), task.out.resolve())  # refuses a name that cannot stand in a cohort.csv
+    case = cohort.read(row)
+    _check(case, task)
+    field = None if task.motion is None else _read_field(row, case, task.motion)
+    generator = torch.Generator().manual_seed(_seed(task.seed, row.scan))
+    tags = draw(task.simulation, 1, generator)
+    laid = field.into_frame if field is not None else row.ed_frame or 0
+    interval = _interval_ms(case)
+    subject = _Subject(case, tags, field, laid, interval)
+    tagged = np.stack([_tag_frame(subject, t, task, generator) for t in range(case.frames)])
+    grey = np.rint(np.clip(tagged * PEAK, 0, np.iinfo(np.int16).max)).astype(np.int16)
+    write_volume(
+        image, grey, case.affine, frame_interval_ms=interval, description="crossbeat: simulated tags"
+    )
+    line = _line(row, subject, task)
+    new = replace(row, scan=name, sequence="tagged", image=str(image.resolve()), further=_further(row, line))
+    return TaggedScan(new, line, _look(case, tagged, name, laid) if pictured else None)
+
+
+def _check(case: Case, task: Task) -> None:
+    try:
+        task.simulation.check_spacing(_pixel(case, task.unit))
+    except SettingsError as error:
+        raise CaseError(case.id, str(error)) from None
+    if task.simulation.fading is not None and case.frames == 1:
+        raise CaseError(
+            case.id, "has one frame, so nothing fades; leave --fade away, or choose cines with --where"
+        )
+
+
+def _interval_ms(case: Case) -> float | None:
+    times = case.frame_times_ms
+    return None if times is None or case.frames == 1 else float(np.diff(times).mean())
+
+
+def _pixel(case: Case, unit: Unit) -> tuple[float, float]:
+    return case.spacing_mm[1:] if unit == "mm" else (1.0, 1.0)
+
+
+def _tag_frame(subject: _Subject, t: int, task: Task, generator: torch.Generator) -> NDArray[np.float32]:
+    """All slices (z, y, x) of a frame."""
+    case, pixel, field = subject.case, _pixel(subject.case, task.unit), subject.field
+    _, slices, *size = case.image.shape
+    moved = None
+    if field is not None:
+        per_unit = np.reshape(np.divide(pixel, case.spacing_mm[1:]), (1, 2, 1, 1))
+        moved = torch.from_numpy((field.array[t, 1:].swapaxes(0, 1) * per_unit).astype(np.float32))
+    noisy = task.simulation.noise_sd[1] > 0
+    found = tag(
+        torch.from_numpy(case.image[t]),
+        subject.tags.take([0] * slices),
+        task.simulation,
+        pixel=pixel,
+        peak=torch.full((slices,), float(case.image.max())),
+        labels=None if subject.labels is None else torch.from_numpy(subject.labels[t]),
+        displacement=moved,
+        pulses=torch.full((slices,), float((t - subject.laid) % case.frames)),
+        tr_ms=None if subject.tr_ms is None else torch.full((slices,), subject.tr_ms),
+        noise=torch.randn((slices, 2, *size), generator=generator) if noisy else None,
+    )
+    return np.asarray(found.numpy(), np.float32)
+
+
+def _read_field(row: Row, case: Case, folder: Path) -> Displacement:
+    """The scan's displacement; `CaseError` where it is not of this scan's grid."""
+    path = _field_of(row.scan, folder)
+    if not path.is_file():
+        raise CaseError(
+            row.scan,
+            f"has no displacement {path}; write it with `crossbeat propagate … --fields`, or leave --fields away",
+        )
+    field = read_displacement(path)
+    shape = (case.frames, 3, *case.image.shape[1:])
+    if field.array.shape != shape or not np.allclose(field.affine, case.affine, atol=1e-2):
+        raise CaseError(
+            row.scan,
+            f"the displacement {path} lies on another grid, {field.array.shape} and not {shape}; write it anew",
+        )
+    if not 0 <= field.into_frame < case.frames:
+        raise CaseError(
+            row.scan, f"the displacement {path} leads into frame {field.into_frame}, which it has not"
+        )
+    return field
+
+
+def _field_of(scan: str, folder: Path) -> Path:
+    """The file of a scan in that folder, or in its fields/."""
+    name = f"{folders.as_file_name(scan)}.nii.gz"
+    inner = folder / "fields" / name
+    return inner if inner.is_file() else folder / name
+
+
+def _line(row: Row, subject: _Subject, task: Task) -> TagLine:
+    s, tags = task.simulation, subject.tags
+    fading = s.fading
+    tr_ms = subject.tr_ms if subject.tr_ms is not None or fading is None else fading.tr_ms
+    across, phase = (_joined(part[0]) for part in (tags.across_deg, tags.phase_rad.rad2deg()))
+    return TagLine(
+        scan=new_name(row.scan),
+        simulated_from=row.scan,
+        frames=subject.case.frames,
+        laid_in_frame=subject.laid,
+        spacing=float(tags.spacing),
+        unit=task.unit,
+        across_deg=across,
+        phase_deg=phase,
+        flip_deg=float(tags.flip_deg),
+        contrast=s.contrast,
+        quantile=float(tags.quantile) if s.contrast == "power0.4_myo" else None,
+        t1_ms=float(tags.t1_ms) if fading else None,
+        blood_t1_ms=float(tags.blood_t1_ms) if fading and subject.labels is not None else None,
+        imaging_flip_deg=float(tags.imaging_flip_deg) if fading else None,
+        tr_ms=tr_ms if fading else None,
+        noise_sd=float(tags.noise_sd),
+        motion="" if task.motion is None else str(task.motion),
+    )
+
+
+def _joined(values: torch.Tensor) -> str:
+    return ";".join(f"{v:.1f}" for v in values.tolist())
+
+
+def _further(row: Row, line: TagLine) -> dict[str, str]:
+    said = f"{line.spacing:.2f} {line.unit}"
+    return {**row.further, "simulated_from": row.scan, "tag_spacing": said}
+
+
+def _seed(seed: int, scan: str) -> int:
+    """Of one scan: the same whichever others are tagged beside it."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{scan}".encode()).digest()[:7], "big")
+
+
+def _files_of(name: str, out: Path) -> list[Path]:
+    image = out / "images" / f"{folders.as_file_name(name)}.nii.gz"
+    return [image, sidecar(image)]
+
+
+def _look(case: Case, tagged: NDArray[np.float32], name: str, laid: int) -> Look:
+    """The slice in the middle of what is drawn, at the frame of the tags, after a third and at the end of the cycle."""
+    drawn = np.zeros(case.image.shape[1:], bool)
+    if case.labels is not None:
+        drawn = (np.isin(case.labels, TRAINED) & (case.labels != UNKNOWN)).any(axis=0)
+    slices = np.flatnonzero(drawn.any(axis=(1, 2)))
+    z = int(slices[len(slices) // 2]) if len(slices) else case.image.shape[1] // 2
+    cut = heart_window(drawn, case.spacing_mm[1:]).cut
+    frames = tuple(
+        dict.fromkeys((laid + int(share * case.frames)) % case.frames for share in (0, 1 / 3, 0.9))
+    )
+    cine, after = (array[list(frames), z][(slice(None), *cut)] for array in (case.image, tagged))
+    return Look(name, frames, cine, after)
+
+
+def _picture(looks: Sequence[Look]) -> bytes:
+    """A row a scan: the cine and its tagged likeness, frame by frame."""
+    columns = 2 * max(len(look.frames) for look in looks)
+    figure = Figure(figsize=(2.2 * columns, 2.35 * len(looks)), layout="constrained")
+    grid = figure.subplots(len(looks), columns, squeeze=False)
+    for axes, look in zip(grid, looks, strict=True):
+        for k, ax in enumerate(axes):
+            ax.axis("off")
+            if k // 2 < len(look.frames):
+                _show(ax, look, k // 2, after=bool(k % 2))
+    out = io.BytesIO()
+    figure.savefig(out, dpi=90)
+    return out.getvalue()
+
+
+def _show(axes: Axes, look: Look, k: int, *, after: bool) -> None:
+    images = look.tagged if after else look.cine
+    axes.imshow(
+        images[k], cmap="gray", vmin=0, vmax=float(np.percentile(images, 99.5)), interpolation="nearest"
+    )
+    title = (
+        f"frame {look.frames[k]}, tagged"
+        if after
+        else look.name.removesuffix("_tagged")
+        if k == 0
+        else "cine"
+    )
+    axes.set_title(title, fontsize=8)
