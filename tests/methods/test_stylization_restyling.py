@@ -198,6 +198,12 @@ def test_styles_to_look_at_are_those_that_training_would_see() -> None:
     bank = read_styles(Cohort((row,), read, "hearts"), preparation)
     assert [(place.frame, place.z) for place in bank.table] == [(0, 1), (1, 0), (1, 1)]
     assert not bank.drawn.any()
-    flat = Cohort((row,), lambda row: scan(image=np.ones((1, 2, 60, 70), np.float32), labels=None, drawn=()))
+
+
+@pytest.mark.parametrize("spacing_mm", [4.0, 1.7])
+def test_one_grey_is_no_style_though_resampling_rounds_it(spacing_mm: float) -> None:
+    image = np.full((1, 2, 60, 70), 7.3, np.float32)
+    case = scan(spacing_mm=spacing_mm, image=image, labels=None, drawn=())
+    flat = Cohort((Row("s", "s", "lge", "-"),), lambda row: case)
     with pytest.raises(CohortError, match="none of 2 style slices shows anything but one grey"):
-        read_styles(flat, preparation)
+        read_styles(flat, settings_of().preparation)

@@ -157,13 +157,19 @@ def _with_images(domains: Domains, cohort: Cohort) -> Cohort:
 
 
 def _stills(cohort: Cohort) -> Cohort:
-    """Without labels, and by those frames alone that show the style."""
+    """Without labels, and by those frames alone that show the style.
+
+    A slice of one grey becomes 0: resampled, any other grey differs by rounding, which [0, 1] would make a pattern of.
+    """
 
     def read(row: Row) -> Case:
         case = cohort.read(row)
         frames = still_frames(row, case)
         times = None if case.frame_times_ms is None else case.frame_times_ms[frames]
-        return replace(case, image=case.image[frames], labels=None, drawn=(), frame_times_ms=times)
+        image = case.image[frames]
+        flat = image.max(axis=(2, 3), keepdims=True) == image.min(axis=(2, 3), keepdims=True)
+        image = np.where(flat, np.float32(0), image)
+        return replace(case, image=image, labels=None, drawn=(), frame_times_ms=times)
 
     return replace(cohort.without_labels(), read=read)
 
