@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from crossbeat.case import Case
 from crossbeat.cli import folders
-from crossbeat.cohort import Cohort, Row, write_cohort
+from crossbeat.cohort import Cohort, Row, parse_filter, write_cohort
 from crossbeat.data.listing import place
-from crossbeat.data.nifti import Displacement, read_displacement, sidecar, write_volume
+from crossbeat.data.nifti import Displacement, read_displacement, write_volume
 from crossbeat.errors import CaseError, CrossbeatError, SettingsError
 from crossbeat.labels import TRAINED, UNKNOWN
 from crossbeat.report.overlays import heart_window
@@ -97,6 +97,16 @@ class Look:
     tagged: NDArray[np.float32]
 
 
+def pick(cohort: Cohort, where: str) -> Cohort:
+    """The bSSFP scans, or those of the filter; `SettingsError` where there are none."""
+    wanted = parse_filter(where) or {"sequence": ["bssfp"]}
+    picked = cohort.where(**wanted)
+    if not len(picked):
+        told = ",".join(f"{column}={'|'.join(values)}" for column, values in wanted.items())
+        raise SettingsError(f"no scan of {cohort.name} matches {told}; choose others with --where")
+    return picked
+
+
 def open_folder(cohort: Cohort, task: Task, overwrite: bool) -> None:
     """Make the folder, or clear it of an earlier tagging; see `folders.open_folder`."""
     work = folders.Work("tagging", "tagged scans", TABLE, PICTURE, _files_of)
@@ -159,7 +169,7 @@ class _Subject:
 
 def _tag_scan(row: Row, cohort: Cohort, task: Task, *, pictured: bool) -> TaggedScan:
     name = new_name(row.scan)
-    image, *_ = _files_of(name, task.out)
+    [image] = _files_of(name, task.out)
     place(image.resolve(), task.out.resolve())  # refuses a name that cannot stand in a cohort.csv
     case = cohort.read(row)
     _check(case, task)
@@ -293,8 +303,7 @@ def _seed(seed: int, scan: str) -> int:
 
 
 def _files_of(name: str, out: Path) -> list[Path]:
-    image = out / "images" / f"{folders.as_file_name(name)}.nii.gz"
-    return [image, sidecar(image)]
+    return [out / "images" / f"{folders.as_file_name(name)}.nii.gz"]
 
 
 def _look(case: Case, tagged: NDArray[np.float32], name: str, laid: int) -> Look:
