@@ -56,7 +56,7 @@ def domains(count: int = 12) -> tuple[SliceBank, SliceBank]:
 
 
 def quiet_run(folder: Path, seed: int = 0, **other: Any) -> Run:
-    run = Run(folder, seed=seed, device="cpu", precision="32", progress=False, **other)
+    run = Run(folder, **{"seed": seed, "device": "cpu", "precision": "32", "progress": False, **other})
     run.open({}, Cohort(()), "test")
     return run
 

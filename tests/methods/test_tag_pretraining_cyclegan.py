@@ -177,6 +177,13 @@ def test_the_learning_rate_rests_and_then_falls_to_nothing() -> None:
 # --- the whole ---------------------------------------------------------------------------------------
 
 
+def test_it_trains_in_bfloat16_and_keeps_images_and_losses_in_full(tmp_path: Path) -> None:
+    stage = CycleGanStage(quiet_run(tmp_path, precision="bf16"), settings_of(steps=1), *domains())
+    fit(stage, rounds=1, steps_per_round=1)
+    assert stage.made_source.images.dtype == torch.float32
+    assert all(p.isfinite().all() for p in stage.parameters())
+
+
 @pytest.mark.slow
 def test_it_learns_what_tells_the_domains_apart_and_leaves_the_rest(tmp_path: Path) -> None:
     source, target = domains()

@@ -48,13 +48,13 @@ class Replay(nn.Module):
         First the places are filled, and everything new is shown. `made` is this device's share of the global batch,
         as is the answer; every device must call. No gradient flows; nothing waits for the device.
         """
-        everyone = gather(made.detach())
+        everyone = gather(made.detach().to(self.images.dtype))
         count, capacity = len(everyone), len(self.images)
         generator = batch_generator(seed, step, REPLAY)
         swapped = (torch.rand(count, generator=generator) < SWAPPED).tolist()
         places = torch.randint(max(capacity, 1), (count,), generator=generator).tolist()
         shown = []
-        for i, image in enumerate(everyone.to(self.images.dtype)):
+        for i, image in enumerate(everyone):
             before = step * count + i  # images that came before this one
             if before < capacity:
                 self.images[before] = image
