@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -29,6 +27,7 @@ from crossbeat.report.motion import (
     strip_png,
 )
 from crossbeat.report.svg import CARD, COLOURS, INK, MUTED, SERIES, draw, in_page_style, inline, panel
+from crossbeat.report.templates import fill, style
 from crossbeat.report.wording import count, number
 from crossbeat.report.writing import write_whole
 
@@ -166,7 +165,7 @@ class MotionPage:
     @property
     def css(self) -> str:
         """The style sheet of the reports, and what only this page has."""
-        return _resource("page.css") + _resource("motion.css")
+        return style("motion.css")
 
     @property
     def shown(self) -> list[ScanMotion]:
@@ -216,17 +215,8 @@ def scan_motion(
 
 def write_motion_page(path: Path, page: MotionPage) -> Path:
     """Write the page, whole or not at all; it loads nothing, and every text from outside is escaped."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "plural": count}
-    environment.globals |= {
-        "colours": COLOURS,
-        "grid_mm": f"{GRID_MM:g}",
-        "definitions": DEFINITIONS,
-    }
-    template = environment.from_string(_resource("motion.html"))
-    return write_whole(path, template.render(page=page))
+    values = {"page": page, "colours": COLOURS, "grid_mm": f"{GRID_MM:g}", "definitions": DEFINITIONS}
+    return write_whole(path, fill("motion.html", values, {"number": number, "plural": count}))
 
 
 @in_page_style
@@ -328,7 +318,3 @@ def _phased(row: Row, frame: int) -> str:
 
 def _least(scan: ScanMotion) -> float:
     return scan.weakest.confidence if scan.weakest else 1.0
-
-
-def _resource(name: str) -> str:
-    return resources.files("crossbeat.report").joinpath(name).read_text(encoding="utf-8")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, Final
-
-from jinja2 import Environment, StrictUndefined
 
 from crossbeat import __version__
 from crossbeat.report.banners import Banner
@@ -37,6 +34,7 @@ from crossbeat.report.tables import (
     patient_points,
     share,
 )
+from crossbeat.report.templates import fill, style
 from crossbeat.report.trained import Overlap, Trained
 from crossbeat.report.wording import count, number, rounded, signed
 from crossbeat.statistics import FEWEST_PATIENTS
@@ -129,7 +127,7 @@ class Page:
     @property
     def css(self) -> str:
         """The style sheet, as it stands inside the page."""
-        return _resource("page.css")
+        return style()
 
     @property
     def contents(self) -> list[tuple[str, str]]:
@@ -147,10 +145,7 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML that loads nothing; every text from outside is escaped."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
+    filters = {
         "number": number,
         "rounded": rounded,
         "figure": figure,
@@ -158,10 +153,7 @@ def render(page: Page) -> str:
         "metric": lambda name: METRIC_NAMES.get(name, name),
         "structure": structure_name,
     }
-    environment.globals["colour"] = lambda structure: (
-        "var(--muted)" if is_mean(structure) else COLOURS.get(structure, "var(--muted)")
-    )
-    return environment.from_string(_resource("page.html")).render(page=page)
+    return fill("page.html", {"page": page, "colour": _colour}, filters)
 
 
 def spread(score: Score) -> str:
@@ -352,5 +344,5 @@ def _part_phrase(
     return f"{count(of.subjects, 'subject')} ({role}{sequences}, {count(of.scans, 'scan')}, {labels}{vendor})"
 
 
-def _resource(name: str) -> str:
-    return resources.files("crossbeat.report").joinpath(name).read_text(encoding="utf-8")
+def _colour(structure: str) -> str:
+    return "var(--muted)" if is_mean(structure) else COLOURS.get(structure, "var(--muted)")

@@ -7,13 +7,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from crossbeat import __version__
@@ -43,6 +41,7 @@ from crossbeat.report.study_tables import (
 )
 from crossbeat.report.study_view import ArmView, StudyView
 from crossbeat.report.tables import METRIC_NAMES, value_name
+from crossbeat.report.templates import fill, style
 from crossbeat.report.wording import NOTHING_FOUND, count, duration, memory, number, p_value, percent, signed
 from crossbeat.report.writing import write_whole
 from crossbeat.statistics import FEWEST_PATIENTS
@@ -120,7 +119,7 @@ class StudyPage:
     @property
     def css(self) -> str:
         """The style sheet of all our pages and what a study's adds."""
-        return _resource("page.css") + _resource("study.css")
+        return style("study.css")
 
     @property
     def size_word(self) -> str:
@@ -212,16 +211,12 @@ def make_study_page(view: StudyView) -> StudyPage:
 
 def render(page: StudyPage) -> str:
     """The page as HTML that loads nothing; every text from outside is escaped."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
+    filters = {
         "number": number, "metric": lambda name: METRIC_NAMES.get(name, name), "structure": structure_name,
         "value": value_name, "plural": count,
         "name": breakable, "p": p_value, "signed": signed, "percent": percent, "duration": duration, "memory": memory,
     }  # fmt: skip
-    template = resources.files("crossbeat.report").joinpath("study.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(page=page, view=page.view, league=page.league)
+    return fill("study.html", {"page": page, "view": page.view, "league": page.league}, filters)
 
 
 def lead(view: StudyView) -> list[str]:
@@ -425,7 +420,3 @@ _CHART_FILE: Final = re.compile(r"(league|paired|boxes|learning)-[a-z0-9-]+\.svg
 def _slug(text: str) -> str:
     """A text as it may stand in a file's name; the place of the arm keeps two of them apart."""
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)[:40].strip("-").lower() or "x"
-
-
-def _resource(name: str) -> str:
-    return resources.files("crossbeat.report").joinpath(name).read_text(encoding="utf-8")
