@@ -18,12 +18,14 @@ from crossbeat.case import Case, Domain
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CohortError, RunError, SettingsError
 from crossbeat.labels import Structure
+from crossbeat.methods import METHODS
 from crossbeat.methods.recipe import find_domains
 from crossbeat.methods.stylization import Encoder, Settings, Stylizer, load_encoder, load_stylizer, train
 from crossbeat.methods.stylization.autoencoding import hold_out, image_losses, kinds_of, psnr_db
 from crossbeat.methods.stylization.encoder import find_encoder
 from crossbeat.methods.stylization.learning import StylizerStage
 from crossbeat.methods.stylization.segmentation import Segmentation
+from crossbeat.methods.stylization.sharing import SEGMENTING, STYLIZING, learn_once
 from crossbeat.methods.stylization.styles import Material, choose_styles, gather, style_images
 from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder
 from crossbeat.networks.rain import Rain
@@ -626,6 +628,87 @@ def test_a_dry_run_tells_the_cost_of_every_stage_and_writes_nothing(cohort: Coho
     assert set(run.estimates) == {"encoder", "stylizer", "style_vae", "segmentation"}
     assert run.estimates["segmentation"].updates == 3
     assert not list(tmp_path.iterdir())
+
+
+def test_run_json_says_what_encoder_a_score_rests_on(cohort: Cohort, tmp_path: Path) -> None:
+    few = {"epsilon_rounds": 1, "steps": 1, "steps_per_round": 1}
+    for stylizer in ("rain", "none"):
+        run = Run(tmp_path / stylizer, device="cpu", precision="32", progress=False)
+        METHODS["stylization"].carry_out(cohort, settings_of(stylizer=stylizer, **few), run, "test")
+        told = json.loads((tmp_path / stylizer / "run.json").read_text())
+        assert told["chosen"]["rule"] == "last"
+        assert ("encoder" in told) == (stylizer == "rain")
+    kept = load_encoder(tmp_path / "rain" / "models" / "encoder")
+    told = json.loads((tmp_path / "rain" / "run.json").read_text())
+    assert told["encoder"] == {"source": "random", "psnr_db": None, "silent": list(kept.silent)}
+
+
+# --- what arms of a study share ----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_arms_that_differ_in_segmentation_find_encoder_and_stylizer_as_they_would_have_learnt_them(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    first = settings_of(encoder="cmr", encoder_gate=False)
+    second = settings_of(encoder="cmr", encoder_gate=False, overlap="dice", epsilon_rounds=1)
+    train(cohort, first, quiet_run(tmp_path / "first", shared=shared))
+    found = train(cohort, second, quiet_run(tmp_path / "second", shared=shared))
+    alone = train(cohort, second, quiet_run(tmp_path / "alone"))
+    assert {path.name for path in (tmp_path / "second" / "stages").iterdir()} == {"segmentation"}
+    assert len(list(shared.iterdir())) == 2
+    assert alike(state_of(found.network), state_of(alone.network))
+    assert found.provenance["encoder"] == alone.provenance["encoder"]
+    for name in ("encoder", "stylizer"):
+        files = [tmp_path / run / "models" / name / "weights.safetensors" for run in ("second", "alone")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_what_is_shared_is_of_one_seed_cohort_and_precision(cohort: Cohort, tmp_path: Path) -> None:
+    learnt: list[str] = []
+
+    def learn() -> str:
+        learnt.append(f"{len(learnt)}")
+        return learnt[-1]
+
+    def save(text: str, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "text").write_text(text)
+
+    def get(
+        seed: int = 0, of: Cohort = cohort, shared: Path | None = tmp_path / "shared", **other: Any
+    ) -> str:
+        run = Run(tmp_path / "run", seed=seed, device="cpu", progress=False, shared=shared, **other)
+        settings = settings_of().model_dump(mode="json")
+        return learn_once("stylizer", of, settings, run, learn, lambda at: (at / "text").read_text(), save)
+
+    assert [get(), get(), get(1), get(1), get()] == ["0", "0", "1", "1", "0"]
+    assert get(of=cohort.only(lambda row: row.subject != "s2")) == "2"
+    assert (
+        get(precision="32" if Run(tmp_path, device="cpu").lightning_precision != "32-true" else "bf16") == "3"
+    )
+    assert [get(shared=None), get(shared=None)] == ["4", "5"], "a run by itself learns its own"
+    assert get(estimates={}) == "6"
+    assert len(list((tmp_path / "shared").iterdir())) == 4
+
+
+def test_a_shared_part_is_known_by_all_settings_but_those_that_it_knows_nothing_of() -> None:
+    assert not (SEGMENTING | STYLIZING) - set(Settings.model_fields)
+    assert not SEGMENTING & STYLIZING
+    plain = settings_of().shared_stages
+    assert set(plain) == {"encoder", "stylizer", "style_vae"}
+    assert settings_of(stylizer="none").shared_stages == {}
+    for changes, changed in (
+        ({"network": "unet", "consistency_weight": 0, "style": "same_patient", "epsilon_rounds": 5}, set()),
+        ({"structure_weight": 1.0}, {"stylizer", "style_vae"}),
+        ({"stylizer": "adaconv"}, {"stylizer", "style_vae"}),
+        ({"encoder_steps": 3}, {"encoder", "stylizer", "style_vae"}),
+        ({"pretrain_style": {"sequence": "t2"}}, {"encoder", "stylizer", "style_vae"}),
+        ({"image_size": 48}, {"encoder", "stylizer", "style_vae"}),
+    ):
+        found = settings_of(**changes).shared_stages
+        assert {name for name in plain if found[name] != plain[name]} == changed
 
 
 # --- what it refuses ---------------------------------------------------------------------------------

@@ -9,17 +9,20 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from finished_cells import opened, problems, processes_of, same_results
 
+from crossbeat.cohort import Cohort
 from crossbeat.errors import CohortError, RunError, SettingsError
+from crossbeat.methods.recipe import Recipe
 from crossbeat.study.cell import run_cell, state
 from crossbeat.study.engine import Cost, compute, estimate, pending, position, told_total
 from crossbeat.study.folder import Means, StudyFolder
-from crossbeat.study.plan import LOWER, Study
+from crossbeat.study.plan import LOWER, Cell, Study
 from crossbeat.study.present import present
-from crossbeat.training import Estimate
+from crossbeat.training import Estimate, Run
 
 pytestmark = pytest.mark.slow
 Make = Callable[..., Study]
@@ -162,6 +165,38 @@ def test_the_time_of_a_study_is_that_of_all_its_stages_and_trainings() -> None:
         "6 trainings, one after the other about 6 min 00 s; 3 finished, 3 left: about 3 min 00 s"
     )
     assert told_total(costs[2:]) == "2 trainings, one after the other about 2 min 00 s"
+
+
+class Sharing(Recipe):
+    """Of a method whose first stage arms with one key share."""
+
+    key: str
+
+    @property
+    def shared_stages(self) -> dict[str, str]:
+        return {"encoder": self.key}
+
+
+def test_a_stage_that_arms_share_is_counted_in_the_first_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Estimate(10, 100, 30.0, 5.0)
+
+    def train(cohort: object, settings: object, run: Run) -> None:
+        assert run.estimates is not None
+        run.estimates.update(encoder=found, last=found)
+
+    monkeypatch.setattr("crossbeat.study.engine.METHODS", {"m": SimpleNamespace(train=train)})
+    cells = [
+        Cell(arm, "m", Sharing(key=key), seed, 0, 1, Cohort(()))
+        for seed in (0, 1)
+        for arm, key in {"a": "same", "b": "same", "c": "other"}.items()
+    ]
+    costs = [(cost.arm, cost.stage, cost.trainings) for cost in estimate(cells, Means(device="cpu"))]
+    assert costs == [
+        ("a", "encoder", 2),
+        *((arm, "last", 2) for arm in "ab"),
+        ("c", "encoder", 2),
+        ("c", "last", 2),
+    ]
 
 
 def test_a_folder_of_something_else_is_not_taken(tmp_path: Path, cohort_csv: Path, small_study: Make) -> None:

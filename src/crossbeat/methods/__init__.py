@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from crossbeat.training import Run
 
 
+FACTS: Final = ("trained_on", "chosen", "encoder")
+"""What run.json repeats of a segmenter's provenance, where it has it: without these no score can be read."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A method as the rest of the house sees it. Its module is imported on first use: it brings torch along."""
@@ -64,7 +68,7 @@ class Method:
             raise
         if run.writes:
             segmenter.save(run.folder / "segmenter")
-            facts = {key: segmenter.provenance[key] for key in ("trained_on", "chosen")}
+            facts = {key: segmenter.provenance[key] for key in FACTS if key in segmenter.provenance}
             run.close(method=self.name, size=settings.size, select=settings.select, **facts)
         return segmenter
 
@@ -83,6 +87,10 @@ METHODS: Final[Mapping[str, Method]] = {
                 "propagate": "Carry the labels of one or two frames of each cine to all of its frames."
             },
             needs_cine=True,
+        ),
+        Method(
+            "stylization",
+            "restyles the labelled source as the target (RAIN or AdaConv), and searches for styles that are harder",
         ),
     )
 }

@@ -77,6 +77,11 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
         """Updates of the network that becomes the segmenter; a study holds its arms to the same number."""
         raise NotImplementedError(f"{type(self).__module__} does not say how often its segmenter is updated")
 
+    @property
+    def shared_stages(self) -> Mapping[str, str]:
+        """Stages that a study trains once for arms that agree on them: a fingerprint of what decides each, by stage."""
+        return {}
+
     @classmethod
     def load(cls: type[AnyRecipe], path: Path | None = None, changes: Sequence[str] = ()) -> AnyRecipe:
         """A recipe file with `key=value` changes on top; neither is needed. `SettingsError` names what is wrong."""

@@ -70,7 +70,7 @@ def run_cell(cell: Cell, study: StudyFolder, means: Means) -> None:
         folder = make_room(cell, study)
         now = state(cell, folder)
         if now in ("new", "begun"):
-            _train(cell, folder, means)
+            _train(cell, folder, study, means)
         if now != "done":
             _predict(cell, folder, means)
             _evaluate(cell, folder)
@@ -84,7 +84,8 @@ def at_work(cell: Cell, study: StudyFolder) -> bool:
         return not free
 
 
-def _train(cell: Cell, folder: Path, means: Means) -> None:
+def _train(cell: Cell, folder: Path, study: StudyFolder, means: Means) -> None:
+    code = code_hash(cell.method)
     run = Run(
         folder,
         seed=cell.seed,
@@ -92,8 +93,9 @@ def _train(cell: Cell, folder: Path, means: Means) -> None:
         precision=means.precision,
         resume=True,
         progress=False,
+        shared=study.shared / code,
     )
-    facts = {"code": code_hash(cell.method), "threads": means.threads}
+    facts = {"code": code, "threads": means.threads}
     METHODS[cell.method].carry_out(cell.cohort, cell.settings, run, f"crossbeat study: {cell.name}", **facts)
 
 

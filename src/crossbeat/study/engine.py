@@ -112,16 +112,21 @@ class Cost:
 def estimate(cells: Sequence[Cell], means: Means, left: Sequence[Cell] | None = None) -> list[Cost]:
     """What each arm would cost, from a few real steps of its first cell: one a stage. Nothing is written.
 
+    A stage that several arms share counts in the first of them that has a cell to train.
     `left` are the cells that are not finished; all, where it is not said.
     """
     costs = []
+    learnt: set[tuple[str, str]] = set()
     waiting = [cell.arm for cell in (cells if left is None else left)]
     for name in dict.fromkeys(cell.arm for cell in cells):
         mine = [cell for cell in cells if cell.arm == name]
         run = Run(Path("estimate"), seed=mine[0].seed, device=means.device, estimates={}, progress=False)
         METHODS[mine[0].method].train(mine[0].cohort, mine[0].settings, run)
+        shared = set(mine[0].settings.shared_stages.items())
         for stage, found in (run.estimates or {}).items():
-            costs.append(Cost(name, stage, len(mine), waiting.count(name), found))
+            if stage not in dict(shared & learnt):
+                costs.append(Cost(name, stage, len(mine), waiting.count(name), found))
+        learnt |= shared
     return costs
 
 

@@ -40,7 +40,7 @@ class Means:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """`study.yaml`, `plan.json`, `cells/<arm>/seed-<s>`, `logs/`, `earlier/`; then the results and the page."""
+    """`study.yaml`, `plan.json`, `cells/<arm>/seed-<s>`, `shared/`, `logs/`, `earlier/`; then results and page."""
 
     path: Path
 
@@ -48,6 +48,11 @@ class StudyFolder:
     def earlier(self) -> Path:
         """Where run folders go whose settings the study no longer has."""
         return self.path / "earlier"
+
+    @property
+    def shared(self) -> Path:
+        """Where cells leave what others would learn alike, by the code that learnt it."""
+        return self.path / "shared"
 
     def cell(self, cell: Cell) -> Path:
         """The run folder of a cell."""

@@ -90,6 +90,8 @@ class Run:
     compile: bool = False
     estimates: dict[str, Estimate] | None = None
     """A dictionary here makes it a dry run: `fit` puts in what each stage would cost, and trains nothing."""
+    shared: Path | None = None
+    """A study's folder for parts that several of its runs learn alike: a method may look there before it learns one."""
     _clock: _Clock = field(default_factory=_Clock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -40,6 +40,7 @@ from crossbeat.methods.stylization.encoder import Encoder, find_encoder, load_en
 from crossbeat.methods.stylization.learning import learn_stylizer
 from crossbeat.methods.stylization.segmentation import Segmentation
 from crossbeat.methods.stylization.settings import Settings
+from crossbeat.methods.stylization.sharing import learn_once
 from crossbeat.methods.stylization.styles import Material, gather
 from crossbeat.methods.stylization.stylizer import Stylizer, load_stylizer
 from crossbeat.methods.validation import validation_banks
@@ -84,7 +85,19 @@ def _refuse_determinism(settings: Settings, run: Run) -> None:
 
 
 def _stylizer(material: Material, cohort: Cohort, settings: Settings, run: Run) -> Stylizer | None:
+    """Learnt or found with its encoder, and left in `models/encoder` and `models/stylizer`; None for setting 0."""
     if settings.stylizer == "none":
         return None
     encoder = find_encoder(material, cohort, settings, run)
-    return learn_stylizer(material, encoder, settings, run)
+    stylizer = learn_once(
+        "stylizer",
+        cohort,
+        settings.model_dump(mode="json"),
+        run,
+        lambda: learn_stylizer(material, encoder, settings, run),
+        lambda folder: load_stylizer(folder, run.torch_device),
+        Stylizer.save,
+    )
+    if run.writes and run.estimates is None:
+        stylizer.save(run.folder / "models" / "stylizer")
+    return stylizer

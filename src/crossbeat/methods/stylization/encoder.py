@@ -19,6 +19,7 @@ from crossbeat.errors import CohortError, RunError, SettingsError
 from crossbeat.methods.stylization.autoencoding import learn_vgg
 from crossbeat.methods.stylization.keeping import fetch, keep
 from crossbeat.methods.stylization.settings import Settings
+from crossbeat.methods.stylization.sharing import learn_once
 from crossbeat.methods.stylization.styles import Material
 from crossbeat.networks.vgg import WIDTHS, Vgg, load_vgg, normalise_activations
 from crossbeat.prepare.slices import SliceBank
@@ -117,7 +118,15 @@ def find_encoder(material: Material, cohort: Cohort, settings: Settings, run: Ru
         _refuse_leakage(encoder, material, cohort, path)
         _tell_other_pixels(encoder, settings, run)
     else:
-        encoder = _new_encoder(material, cohort, settings, run)
+        encoder = learn_once(
+            "encoder",
+            cohort,
+            settings.model_dump(mode="json"),
+            run,
+            lambda: _new_encoder(material, cohort, settings, run),
+            lambda folder: load_encoder(folder, run.torch_device),
+            Encoder.save,
+        )
     if run.writes and run.estimates is None:
         encoder.save(run.folder / "models" / "encoder")
     _hold_to_the_gate(encoder, settings, run)

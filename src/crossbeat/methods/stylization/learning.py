@@ -173,7 +173,7 @@ def divergence(code: StyleCode) -> Float[Tensor, ""]:
 
 
 def learn_stylizer(material: Material, encoder: Encoder, settings: Settings, run: Run) -> Stylizer:
-    """Train the stylizer, and the style autoencoder where asked, and leave them in `models/stylizer`."""
+    """Train the stylizer, and the style autoencoder where asked."""
     assert material.taught is not None
     seed_torch(run.seed, "stylizer network")
     network = settings.build_stylizer()
@@ -185,8 +185,6 @@ def learn_stylizer(material: Material, encoder: Encoder, settings: Settings, run
     stylizer = Stylizer(encoder.to(run.torch_device), network, provenance=told | run.surroundings())
     if settings.stylizer == "adaconv" and settings.style_vae:
         stylizer.autoencoder = _learn_codes(stylizer, material.taught, settings, run)
-    if run.writes and run.estimates is None:
-        stylizer.save(run.folder / "models" / "stylizer")
     return stylizer
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from crossbeat.errors import SettingsError
 from crossbeat.methods.recipe import Filter, Recipe, whole_rounds
+from crossbeat.methods.stylization.sharing import decided_by
 from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder, Layout
 from crossbeat.networks.rain import Deviation, Rain, Spread
 from crossbeat.prepare.augment import Augmentation, preset_with
@@ -80,24 +81,24 @@ class Settings(Recipe):
         "bench": {
             "image_size": 128,
             "spacing_mm": 1.5,
-            "encoder_batch": 8,
+            "encoder_batch": 4,
             "encoder_steps": 1000,
-            "stylizer_batch": 8,
-            "stylizer_steps": 1000,
-            "style_vae_steps": 500,
+            "stylizer_batch": 4,
+            "stylizer_steps": 250,
+            "style_vae_steps": 250,
+            "batch_size": 4,
             "steps": 1000,
         },
         "demo": {
-            "image_size": 96,
-            "spacing_mm": 2.0,
+            "image_size": 64,
+            "spacing_mm": 3.0,
             "encoder": "random",
-            "stylizer": "adaconv",
-            "stylizer_batch": 4,
+            "stylizer_batch": 2,
             "stylizer_steps": 60,
             "style_vae_steps": 60,
             "network": "dilated_resunet",
             "consistency_weight": 0.0,
-            "batch_size": 4,
+            "batch_size": 2,
             "steps": 600,
             "steps_per_round": 200,
         },
@@ -294,6 +295,14 @@ class Settings(Recipe):
         """Number of rounds of the segmentation, and updates in each: as many for every N under `match_updates`."""
         rounds, length = whole_rounds("steps", self.steps, self.steps_per_round)
         return rounds, length if self.match_updates else length * self.uses
+
+    @property
+    def shared_stages(self) -> Mapping[str, str]:
+        if self.stylizer == "none":
+            return {}
+        given = self.model_dump(mode="json")
+        stylizer = decided_by("stylizer", given)
+        return {"encoder": decided_by("encoder", given), "stylizer": stylizer, "style_vae": stylizer}
 
     def auxiliary_rounds(self, name: Literal["encoder", "stylizer", "style_vae"]) -> tuple[int, int]:
         """As `rounds`, of another stage, whose updates are the setting `<name>_steps`."""

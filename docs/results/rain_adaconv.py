@@ -1,0 +1,137 @@
+"""RAIN and AdaConv from their kept scores: the paper's three tables, and tests of what each step adds.
+
+Reads rain_adaconv/scores.csv and cells.csv beside this file, writes rain_adaconv/pairs.csv and prints the tables for
+rain_adaconv/README.md. Run from the repository root: `python docs/results/rain_adaconv.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+from study_tables import METRICS, STRUCTURES, compare, head, line_of, table_of, table_of_pairs
+
+from crossbeat.study.evidence import TARGET, read_evidence
+from crossbeat.study.league import league
+from crossbeat.study.plan import LOWER, UPPER
+
+HERE: Final = Path(__file__).with_name("rain_adaconv")
+PAIRS: Final = {
+    ("rain_1", "setting_0"): "RAIN that learnt T2",
+    ("rain_2", "setting_0"): "RAIN that learnt LGE",
+    ("rain_3", "rain_2"): "RAIN, the patient's own LGE in place of anyone's",
+    ("adaconv_1", "setting_0"): "AdaConv that learnt T2",
+    ("adaconv_2", "setting_0"): "AdaConv that learnt LGE",
+    ("adaconv_3", "adaconv_2"): "AdaConv, the patient's own LGE in place of anyone's",
+    ("rain_1_n1", "adaconv_1"): "RAIN without a search in place of AdaConv",
+    ("rain_1", "adaconv_1"): "RAIN with a search in place of AdaConv",
+    ("rain_1", "rain_1_n1"): "two ascents a batch, with as many updates",
+    ("rain_1_n5", "rain_1"): "four ascents a batch in place of two, with as many updates",
+    ("rain_1_n3_100_batches", "rain_1_n1_100_batches"): "two ascents and three times the updates",
+    ("rain_1_n5", "rain_1_n3_100_batches"): "four ascents and five thirds of the updates",
+    ("adaconv_2_codes", "adaconv_2"): "codes and a search for AdaConv",
+    ("rain_2_structure", "rain_2"): "edges that stay, RAIN",
+    ("adaconv_2_structure", "adaconv_2"): "edges that stay, AdaConv",
+    ("rain_1_dru_net", "setting_0_dru_net"): "RAIN that learnt T2, on DRU-net",
+    ("adaconv_1_dru_net", "setting_0_dru_net"): "AdaConv that learnt T2, on DRU-net",
+    ("rain_2", "random_contrast"): "RAIN in place of random contrast",
+    ("setting_0_random_contrast", "setting_0"): "random contrast alone",
+    ("rain_2_random_contrast", "setting_0_random_contrast"): "RAIN, on random contrast",
+    ("rain_2_random_contrast", "random_contrast"): "RAIN on random contrast, as many slices an update",
+}
+"""What is asked: (arm, the arm without that step)."""
+TABLE_1: Final = {
+    "RAIN": ("setting_0", "rain_1", "rain_2", "rain_3"),
+    "AdaConv": ("setting_0", "adaconv_1", "adaconv_2", "adaconv_3"),
+}
+"""By stylizer the arms of settings 0 to 3."""
+TABLE_2: Final = {
+    "DR-UNet": ("setting_0", "rain_1", "adaconv_1"),
+    "DRU-net": ("setting_0_dru_net", "rain_1_dru_net", "adaconv_1_dru_net"),
+}
+"""By network the arms without stylization, with RAIN and with AdaConv, in setting 1."""
+TABLE_3: Final = {
+    "as many updates": ("rain_1_n1", "rain_1", "rain_1_n5"),
+    "as many batches": ("rain_1_n1_100_batches", "rain_1_n3_100_batches", "rain_1_n5"),
+}
+"""By what is held alike the arms of N = 1, 3 and 5; 500 updates of 5 a batch are 100 batches."""
+
+
+def over_patients(scores: pd.DataFrame, metric: str, unit: str = "") -> pd.DataFrame:
+    """The mean over patients (frames first, then seeds) of a metric of volumes: a line an arm, a column a structure."""
+    chosen = scores[
+        (scores["metric"] == metric) & (scores["unit"].fillna("") == unit) & (scores["level"] == "")
+    ]
+    by_patient = chosen.groupby(["arm", "structure", "seed", "subject"])["value"].mean()
+    return (
+        by_patient.groupby(["arm", "structure", "subject"])
+        .mean()
+        .groupby(["arm", "structure"])
+        .mean()
+        .unstack()
+    )
+
+
+def by_setting(scores: pd.DataFrame) -> list[str]:
+    """Table 1: mean Dice of LV, MYO and RV by stylizer and setting; a dash where an arm is still to come."""
+    dice = over_patients(scores, "dice")
+    lines = head(("Dice, mean of structures", *(f"setting {i}" for i in range(4))))
+    return lines + [
+        line_of(name, *(_told(dice, arm, "mean", 3) for arm in arms)) for name, arms in TABLE_1.items()
+    ]
+
+
+def by_network(scores: pd.DataFrame) -> list[str]:
+    """Table 2: Dice, and Hausdorff distance in voxels and mm, of each structure on both networks, in setting 1."""
+    lines = head(("Network", "Stylizer", "Measure", *STRUCTURES))
+    for metric, unit in (("dice", ""), ("hd", "voxel"), ("hd", "mm")):
+        found = over_patients(scores, metric, unit)
+        for network, arms in TABLE_2.items():
+            for arm, stylizer in zip(arms, ("none", "RAIN", "AdaConv"), strict=True):
+                told = [_told(found, arm, structure, 1 if unit else 3) for structure in STRUCTURES]
+                lines.append(line_of(network, stylizer, f"{metric} {unit}".strip(), *told))
+    return lines
+
+
+def by_ascents(scores: pd.DataFrame) -> list[str]:
+    """Table 3: Dice of each structure by N, with as many updates for every N, and with as many batches, as printed."""
+    dice = over_patients(scores, "dice")
+    lines = head(("Held alike", "N", *STRUCTURES))
+    for alike, arms in TABLE_3.items():
+        for n, arm in zip((1, 3, 5), arms, strict=True):
+            lines.append(
+                line_of(alike, str(n), *(_told(dice, arm, structure, 3) for structure in STRUCTURES))
+            )
+    return lines
+
+
+def _told(found: pd.DataFrame, arm: str, structure: str, digits: int) -> str:
+    return f"{found.loc[arm, structure]:.{digits}f}" if arm in found.index else "–"
+
+
+def seconds_of(cells: pd.DataFrame, arms: Sequence[str]) -> list[str]:
+    """How long a training took on the mean; what was shared is counted in the arm that learnt it."""
+    seconds = cells.groupby("arm", sort=False)["wall_seconds"].mean()
+    return [*head(("Arm", "Seconds")), *(line_of(f"`{arm}`", f"{seconds[arm]:.0f}") for arm in arms)]
+
+
+def main() -> None:
+    """Print the tables; those that need both bounds where they are there, with every digit of the comparisons."""
+    evidence = read_evidence(HERE)
+    arms = [arm for arm in evidence.study.arms if arm in set(evidence.cells["arm"])]
+    ranked = evidence.scores[evidence.scores["part"] == TARGET]
+    parts = [by_setting(ranked), by_network(ranked), by_ascents(ranked)]
+    if {LOWER, UPPER, evidence.study.reference} <= set(arms):
+        table = league(ranked, reference=evidence.study.reference)
+        pairs = compare(ranked, PAIRS)
+        pairs.to_csv(HERE / "pairs.csv", index=False, float_format="%.6g", lineterminator="\n")
+        parts += [table_of(table, arms, metric, unit) for metric, unit in METRICS]
+        parts += [table_of_pairs(pairs)]
+    parts += [seconds_of(evidence.cells, arms)]
+    print("\n\n".join("\n".join(lines) for lines in parts))
+
+
+if __name__ == "__main__":
+    main()
