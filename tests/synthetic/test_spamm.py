@@ -11,7 +11,7 @@ import torch
 
 from crossbeat.labels import Structure
 from crossbeat.synthetic import Heart, spamm
-from crossbeat.synthetic.cohort import Scan, displacement_mm, draw_subject, scan_heart
+from crossbeat.synthetic.cohort import Scan, displacement_mm, draw_subject, scan_heart, scan_twins
 from crossbeat.synthetic.sampling import Slice
 from crossbeat.synthetic.scanners import SCANNERS, TagProtocol
 from crossbeat.synthetic.signal import relaxation
@@ -167,3 +167,28 @@ def test_other_subjects_have_other_lines_and_the_same_one_the_same() -> None:
         assert abs(grid.across_deg[0] - PROTOCOL.angle_deg) <= 8
         assert grid.across_deg[0] - grid.across_deg[1] == pytest.approx(90)
         assert 30 <= grid.inflow_t1_ms <= 60
+
+
+def test_twins_are_one_heart_voxel_by_voxel_and_lines_can_be_drawn_from_the_first_onto_the_second() -> None:
+    """Tags drawn on the cine with its displacement follow those of the tagged scan far better than tags that stand."""
+    twins = scan_twins(boy(), "d", "c", frames=5, slices=1)
+    np.testing.assert_array_equal(twins.cine.labels, twins.tagged.labels)
+    np.testing.assert_array_equal(twins.cine.affine, twins.tagged.affine)
+    np.testing.assert_array_equal(twins.cine.image, scan_heart(boy(), "bssfp", "d", frames=5, slices=1).image)
+    assert twins.cine.displacement_mm is not None
+    wall = twins.cine.labels[1, 0] == Structure.MYO
+    protocol, pixel = twins.tags.protocol, SCANNERS["d"].protocols["bssfp"].pixel_mm
+    tags = replace(
+        draw(Simulation(), 1, torch.Generator()),
+        spacing=torch.tensor([protocol.spacing_mm], dtype=torch.float64),
+        across_deg=torch.tensor([twins.tags.across_deg], dtype=torch.float64),
+        phase_rad=torch.tensor([twins.tags.phase_rad], dtype=torch.float64),
+        flip_deg=torch.tensor([protocol.flip_deg], dtype=torch.float64),
+    )
+    moved = torch.from_numpy(twins.cine.displacement_mm[1, 1:, 0][None].astype(np.float64))
+    alike = []
+    for displacement in (moved, None):
+        lines = tag_lines(tags, protocol.train, wall.shape, (pixel, pixel), displacement)[0].numpy()
+        alike.append(np.corrcoef(lines[wall], twins.tagged.image[1, 0][wall])[0, 1])
+    assert alike[0] > 0.7
+    assert alike[0] > alike[1] + 0.3

@@ -1,7 +1,8 @@
 """The phantom: beating hearts in chests by formula, MR physics on top, a cohort on disk in the end."""
 
 from crossbeat.synthetic.anatomy import CHILDREN, GROUPS, Heart
-from crossbeat.synthetic.cohort import make_cohort, render_isotropic
+from crossbeat.synthetic.cohort import make_cohort
+from crossbeat.synthetic.isotropic import render_isotropic
 from crossbeat.synthetic.made import Annotated, Hearts, Split, make_once
 from crossbeat.synthetic.signal import PHANTOM_VERSION
 

@@ -19,7 +19,6 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbeat.case import Case, Domain
 from crossbeat.cohort import Cohort, Row, write_cohort
 from crossbeat.errors import SettingsError, did_you_mean
 from crossbeat.geometry import Affine
@@ -32,7 +31,8 @@ from crossbeat.synthetic.imaging import Image, Session, acquire, draw_lattice, d
 from crossbeat.synthetic.planning import middle_of_stack, plan_stack
 from crossbeat.synthetic.sampling import Mixture, Slice, mix, mix_around
 from crossbeat.synthetic.scanners import SEQUENCES, find_scanner
-from crossbeat.synthetic.signal import PHANTOM_VERSION, bssfp_table
+from crossbeat.synthetic.signal import PHANTOM_VERSION
+from crossbeat.synthetic.spamm import TagGrid
 from crossbeat.synthetic.tissue import NOWHERE
 
 
@@ -85,6 +85,17 @@ class Scan:
     es_frame: int | None
     displacement_mm: NDArray[np.float32] | None = None
     """(t, 3, z, y, x) along z, y and x, from each voxel to where its tissue lay at end diastole, frame 0."""
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Two scans of one heart, voxel by voxel."""
+
+    cine: Scan
+    """With its exact displacement."""
+    tagged: Scan
+    tags: TagGrid
+    """What the second one's lines are."""
 
 
 def make_cohort(
@@ -144,23 +155,31 @@ def scan_heart(
 
     The seed and the subject's number decide chance. With `motion` a cine comes with its exact displacement.
     """
-    scanner = find_scanner(vendor)
-    _check_sequences([sequence])
-    lattice = draw_lattice(_stream(seed, subject, "texture"))
-    rng = _stream(seed, subject, f"{sequence}-{vendor}")
-    session = draw_session(rng, heart, scanner, sequence, lattice)
-    cuts, affine = middle_of_stack(*plan_stack(rng, session), heart, slices)
-    cine = frames > 1
-    phases = np.arange(frames) / frames if cine else np.array([_phase(sequence)])
-    scanned = [scan_slice(rng, session, cut, phases) for cut in cuts]
-    image, labels = (np.stack(parts, axis=1) for parts in zip(*scanned, strict=True))
-    moved = (
-        np.stack([displacement_mm(heart, cut, phases) for cut in cuts], axis=2) if motion and cine else None
-    )
-    interval = heart.beat_ms / frames if cine else None
-    es = int(np.argmin([heart.volumes_ml(float(p)).lv_ml for p in phases])) if cine else None
-    ed = 0 if sequence in _FROM_ED else None
-    return Scan(np.rint(np.clip(image, 0, 32767)).astype(np.int16), labels, affine, interval, ed, es, moved)
+    session, rng = _session(heart, sequence, vendor, seed, subject)
+    stack = middle_of_stack(*plan_stack(rng, session), heart, slices)
+    return _scan(rng, session, stack, frames, motion=motion)
+
+
+def scan_twins(
+    heart: Heart,
+    vendor: str,
+    tagged_vendor: str,
+    *,
+    frames: int,
+    slices: int = 0,
+    seed: int = 0,
+    subject: int = 0,
+) -> Twins:
+    """A cine and a tagged scan of the very same slices, on the grid of the cine, as no patient can give them.
+
+    They tell how near an image that was made of the cine is to the true tagged one.
+    """
+    session, rng = _session(heart, "bssfp", vendor, seed, subject)
+    stack = middle_of_stack(*plan_stack(rng, session), heart, slices)
+    cine = _scan(rng, session, stack, frames, motion=True)
+    tagging, rng = _session(heart, "tagged", tagged_vendor, seed, subject)
+    assert tagging.tags is not None
+    return Twins(cine, _scan(rng, tagging, stack, frames), tagging.tags)
 
 
 def scan_slice(
@@ -201,29 +220,6 @@ def displacement_mm(heart: Heart, cut: Slice, phases: NDArray[np.float64]) -> ND
         back = (heart.origin_mm(points, phase) - points) @ axes.T
         moved[t, :, rows, columns] = np.moveaxis(np.where(beating[..., None], back, 0), -1, 0)
     return moved
-
-
-def render_isotropic(heart: Heart, phase: float, spacing_mm: float = 1.0) -> Case:
-    """The heart on a fine grid of equal spacing along its own axes: true labels and a noiseless bSSFP contrast.
-
-    Every voxel has the tissue of its centre; the infarct is labelled. Slices run from apex to base.
-    """
-    r, length = heart.reach_mm, heart.shape.length_mm
-    nz, ny = int(np.ceil((length + 30) / spacing_mm)), int(np.ceil(2 * r / spacing_mm))
-    step = heart.axes_matrix * spacing_mm
-    affine = np.eye(4)
-    affine[:3, :3] = np.stack([-step[0], step[1], -step[2]], axis=1)
-    affine[:3, 3] = heart.heart_to_mm(np.array([r, -r, length + 12.0]) - 0.5 * spacing_mm)
-    table = bssfp_table(1.5, 3.0, 55, np.zeros(1))[:, 0] * 1500
-    image, labels = np.empty((1, nz, ny, ny), np.float32), np.empty((1, nz, ny, ny), np.uint8)
-    for z in range(nz):
-        origin = affine[:3, :3] @ np.array([0, 0, z]) + affine[:3, 3]
-        cut = Slice(origin, affine[:3, 0], affine[:3, 1], -heart.axes_matrix[2], (ny, ny), spacing_mm)
-        tissue = heart.tissue_at(*cut.centres_mm(), phase)
-        image[0, z], labels[0, z] = np.abs(table[tissue]), LABEL_OF_TISSUE[tissue]
-    drawn = frozenset({Structure.LV, Structure.MYO, Structure.RV, Structure.SCAR, Structure.EDEMA})
-    domain = Domain("bssfp", group=heart.group)
-    return Case(f"phantom-{phase:g}", "phantom", image, affine, domain, labels, (drawn,))
 
 
 def check_wishes(
@@ -269,6 +265,40 @@ class _Writers:
 def _stream(seed: int, index: int, purpose: str) -> np.random.Generator:
     """A generator of its own for each subject and purpose."""
     return np.random.default_rng(np.random.SeedSequence([seed, index, *purpose.encode()]))
+
+
+def _session(
+    heart: Heart, sequence: str, vendor: str, seed: int, subject: int
+) -> tuple[Session, np.random.Generator]:
+    """What chance decides of a scan, and the stream that goes on to decide the rest."""
+    scanner = find_scanner(vendor)
+    _check_sequences([sequence])
+    lattice = draw_lattice(_stream(seed, subject, "texture"))
+    rng = _stream(seed, subject, f"{sequence}-{vendor}")
+    return draw_session(rng, heart, scanner, sequence, lattice), rng
+
+
+def _scan(
+    rng: np.random.Generator,
+    session: Session,
+    stack: tuple[list[Slice], Affine],
+    frames: int,
+    *,
+    motion: bool = False,
+) -> Scan:
+    """The slices of a stack: a still, or frames over the cycle."""
+    (cuts, affine), heart, sequence = stack, session.heart, session.sequence
+    cine = frames > 1
+    phases = np.arange(frames) / frames if cine else np.array([_phase(sequence)])
+    scanned = [scan_slice(rng, session, cut, phases) for cut in cuts]
+    image, labels = (np.stack(parts, axis=1) for parts in zip(*scanned, strict=True))
+    moved = (
+        np.stack([displacement_mm(heart, cut, phases) for cut in cuts], axis=2) if motion and cine else None
+    )
+    interval = heart.beat_ms / frames if cine else None
+    es = int(np.argmin([heart.volumes_ml(float(p)).lv_ml for p in phases])) if cine else None
+    ed = 0 if sequence in _FROM_ED else None
+    return Scan(np.rint(np.clip(image, 0, 32767)).astype(np.int16), labels, affine, interval, ed, es, moved)
 
 
 def _phase(sequence: str) -> float:
