@@ -92,7 +92,6 @@ def _train(cell: Cell, folder: Path, study: StudyFolder, means: Means) -> None:
         device=means.device,
         precision=means.precision,
         resume=True,
-        progress=False,
         shared=study.shared / code,
     )
     facts = {"code": code, "threads": means.threads}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import IO, Final
 
 _LAUNCHERS: Final = ("SLURM_", "TORCHELASTIC_", "JSM_", "LSB_")
 _RANKS: Final = {"RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}
+
+_ROUND: Final = re.compile(r"[^:]+: step \d+ of \d+( |$)")  # as training.logs.Bar says it
 
 
 def start_cell(folder: Path, name: str, threads: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -38,9 +41,12 @@ def was_stopped(code: int) -> bool:
 
 
 def last_words(log: Path) -> str:
-    """The last line that a process wrote, without the word that begins our errors; or where to look."""
+    """The last line that a process wrote, without the word that begins our errors; or where to look.
+
+    How far it had come, which its log says round by round, is no reason for its end.
+    """
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not _ROUND.match(line)]
     return lines[-1].removeprefix("error: ") if lines else f"ended without a word; see {log}"
 
 
