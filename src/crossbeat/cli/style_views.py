@@ -63,7 +63,13 @@ def show_scan(row: Row, case: Case, styles: Styles, chosen: Place, made: Sequenc
             for m in made
         ),
     ]
-    rows = [Pictures("As they are.", "", [_tile(row, c, "as it is") for c in columns])]
+    rows = [
+        Pictures(
+            "As they are.",
+            "The content, the slice whose style it took on, and what became of it.",
+            [_tile(row, c, "as it is") for c in columns],
+        )
+    ]
     if any(c.case.labelled_frames for c in columns):
         note = (
             "The content’s labels on what became of it: where a border left its line, the stylizer moved it."
