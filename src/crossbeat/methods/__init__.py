@@ -91,6 +91,14 @@ METHODS: Final[Mapping[str, Method]] = {
         Method(
             "stylization",
             "restyles the labelled source as the target (RAIN or AdaConv), and searches for styles that are harder",
+            commands={
+                "stylize": "Draw scans in the styles of others, with pictures of what it does to them."
+            },
+        ),
+        Method(
+            "tag_pretraining",
+            "learns from cine made to look like the target, by tag physics or a CycleGAN, then from few labels",
+            commands={"tag": "Make tagged scans of cines, by the Bloch equations."},
         ),
     )
 }

@@ -28,6 +28,10 @@ from crossbeat.training import Run, Stage, constant, one_cycle, plateau
 STAGES: Final[Mapping[Part, str]] = {"cine": "cine", "tags": "tags", "target": "finetuning"}
 """Names of the stages, as their folders are called."""
 
+LATENT: Final = 256  # numbers of an image's sample; methods.md 4.1
+VAE_NOISE: Final = 12
+"""Purpose of the random numbers of the VAE's sample (`prepare.slices.batch_generator`)."""
+
 
 @runtime_checkable
 class Disguise(Protocol):
@@ -95,7 +99,7 @@ class Segmentation(Stage):
         told: dict[str, Tensor] = {}
         if s.vae_weight:
             show: Any = self.network.forward_with_vae_loss
-            logits, told["loss_vae"] = show(image)
+            logits, told["loss_vae"] = show(image, self._vae_noise(step).to(image.device, non_blocking=True))
         else:
             logits = self.network(image)
         told["loss_overlap"] = loss_of(logits, batch, s)
@@ -147,6 +151,11 @@ class Segmentation(Stage):
         super().on_fit_start()
         self.lesson = self.lesson.to(self.device)
         self.validation = {name: bank.to(self.device) for name, bank in self.validation.items()}
+
+    def _vae_noise(self, step: int) -> Float[Tensor, "n d"]:
+        """This device's share of the global batch's, by seed and step alone."""
+        generator = batch_generator(self.run.seed, step, VAE_NOISE)
+        return self.share(torch.randn(self.settings.batch_size, LATENT, generator=generator))
 
     def _bank_loss(self, bank: SliceBank) -> float:
         """Mean loss over a bank's slices as they are."""

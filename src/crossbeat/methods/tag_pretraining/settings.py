@@ -72,7 +72,9 @@ class Settings(Recipe):
         "bench": {
             "image_size": 128,
             "spacing_mm": 1.5,
-            "cyclegan_steps": 1000,
+            "cyclegan_steps": 400,
+            "cyclegan_steps_per_round": 100,
+            "cyclegan_image_size": 64,
             "pretraining_steps": 500,
             "steps": 500,
             "steps_per_round": 50,
@@ -147,6 +149,13 @@ class Settings(Recipe):
         40_000, ge=1, description="updates of both generators, one image each a step; methods.md 4.5"
     )
     cyclegan_width: int = Field(64, ge=4, le=256, description="channels of its first layer, ngf and ndf; 4.5")
+    cyclegan_image_size: int | None = Field(
+        None,
+        ge=32,
+        le=1536,
+        description="side in pixels of the crops that it learns from, a multiple of 4; null: the whole field, half as "
+        "much again as image_size, which it will repaint; 4.5",
+    )
     cyclegan_pooled: bool = Field(
         False, description="one score an image, as in the authors' fork, not a map of patches; 4.5"
     )
@@ -247,6 +256,7 @@ class Settings(Recipe):
             steps_per_round=self.cyclegan_steps_per_round,
             width=self.cyclegan_width,
             pooled=self.cyclegan_pooled,
+            side=self.cyclegan_image_size or self.preparation.field,
         )
 
     @property
