@@ -357,9 +357,10 @@ def _masked_quantile(
 def _kaiser(length: int, resolved: float, beta: float, like: Tensor) -> Float[Tensor, " length"]:
     """Weights of k-space in the order of the FFT: I0(β √(1 - (k/k_c)²)) / I0(β) up to the cut k_c, 0 beyond."""
     k = torch.fft.fftfreq(length, dtype=like.dtype, device=like.device).abs() * 2 / resolved
-    window = torch.special.i0(beta * (1 - k * k).clamp_min(0).sqrt()) / torch.special.i0(
-        torch.tensor(beta, dtype=like.dtype, device=like.device)
-    )
+    highest = float(
+        torch.special.i0(torch.tensor(beta, dtype=torch.float64))
+    )  # on the CPU: no device is waited for
+    window = torch.special.i0(beta * (1 - k * k).clamp_min(0).sqrt()) / highest
     return torch.where(k <= 1 + 1e-4, window, torch.zeros_like(window))  # k_c itself, however it is rounded
 
 
