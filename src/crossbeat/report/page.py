@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -145,7 +145,7 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML that loads nothing; every text from outside is escaped."""
-    filters = {
+    filters: dict[str, Callable[..., Any]] = {
         "number": number,
         "rounded": rounded,
         "figure": figure,

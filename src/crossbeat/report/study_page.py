@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -211,7 +211,7 @@ def make_study_page(view: StudyView) -> StudyPage:
 
 def render(page: StudyPage) -> str:
     """The page as HTML that loads nothing; every text from outside is escaped."""
-    filters = {
+    filters: dict[str, Callable[..., Any]] = {
         "number": number, "metric": lambda name: METRIC_NAMES.get(name, name), "structure": structure_name,
         "value": value_name, "plural": count,
         "name": breakable, "p": p_value, "signed": signed, "percent": percent, "duration": duration, "memory": memory,
