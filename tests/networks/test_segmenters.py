@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from crossbeat.errors import SettingsError
 from crossbeat.losses.segmentation import segmentation_loss
-from crossbeat.networks import SEGMENTERS, build
+from crossbeat.networks import SEGMENTERS, build, lay_out
 
 NAMES = sorted(SEGMENTERS)
 CLASSES = 4
@@ -170,6 +170,16 @@ def dice_by_structure(network: nn.Module, image: Tensor, labels: Tensor) -> list
         found = network.eval()(image).argmax(dim=1)
     masks = [(found == structure, labels == structure) for structure in (1, 2, 3)]
     return [float(2 * (p & r).sum() / (p.sum() + r.sum())) for p, r in masks]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_networks_are_laid_out_in_channels_last_but_for_those_that_it_slows_down(name: str) -> None:
+    weights = [p for p in lay_out(small(name), name).parameters() if p.ndim == 4 and min(p.shape) > 1]
+    moved = {w.is_contiguous(memory_format=torch.channels_last) for w in weights}
+    assert moved == {SEGMENTERS[name].channels_last}
+    if name == "dilated_resunet":
+        normed = lay_out(small(name, norm="instance"), name)
+        assert all(weight.is_contiguous() for weight in normed.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 import numpy as np
 import yaml
@@ -18,6 +18,15 @@ from crossbeat.training import Chosen, Run
 Filter = dict[str, list[str]]
 AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
+DEMO: Final[Mapping[str, Any]] = {
+    "image_size": 64,
+    "spacing_mm": 3.0,
+    "network": "dilated_resunet",
+    "network_arguments": {"norm": "instance"},
+    "batch_size": 4,
+}
+"""What every method's `demo` size shares: the 0.16 M segmenter, which without normalisation learns nothing so soon."""
 
 
 class Recipe(BaseModel, extra="forbid", frozen=True):

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from crossbeat.cohort import Cohort
 from crossbeat.losses.segmentation import segmentation_loss
-from crossbeat.methods.recipe import Domains, Recipe, find_domains, provenance, whole_rounds
+from crossbeat.methods.recipe import DEMO, Domains, Recipe, find_domains, provenance, whole_rounds
 from crossbeat.methods.validation import bank_dice, validation_banks
-from crossbeat.networks import SEGMENTERS
+from crossbeat.networks import lay_out
 from crossbeat.prepare.augment import Augmentation, preset_with
 from crossbeat.prepare.slices import SliceBank, build_bank, training_batch
 from crossbeat.prepare.volumes import Preparation
@@ -33,14 +33,7 @@ class Settings(Recipe):
     SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "full": {},
         "bench": {"image_size": 128, "spacing_mm": 1.5, "steps": 1000},
-        "demo": {
-            "image_size": 96,
-            "spacing_mm": 2.0,
-            "network": "dilated_resunet",
-            "batch_size": 8,
-            "steps": 600,
-            "steps_per_round": 200,
-        },
+        "demo": {**DEMO, "steps": 600, "steps_per_round": 200, "learning_rate": 4e-3},
     }
 
     network: str = Field("unet", description="entry of networks.SEGMENTERS; the 2-D U-Net of methods.md 2.3")
@@ -112,9 +105,7 @@ class Segmentation(Stage):
             run, "segmentation", clip_norm=settings.clip_norm, ema_decay=settings.ema_decay or None
         )
         self.settings = settings
-        self.network = settings.spec.build()
-        if SEGMENTERS[settings.network].channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = lay_out(settings.spec.build(), settings.network)
         self.in_channels = settings.spec.in_channels
         self.bank = bank
         self.validation = dict(validation)

@@ -51,6 +51,9 @@ class DilatedResUNet(nn.Module):
             )
         if norm not in (None, "instance"):
             raise SettingsError(f"network 'dilated_resunet': norm must be null or 'instance', got {norm!r}")
+        # torch copies into the other layout and back at every instance normalisation (measured on a CPU: an update
+        # of eight slices of 64 pixels took 0.19 s so, and 0.11 s without).
+        self.channels_last = norm is None
         first, *inner, last = dilations
         self.enter = _pair(in_channels, width, first, norm)
         self.down = nn.ModuleList(_ResidualPair(width, width, d, norm) for d in inner[:3])

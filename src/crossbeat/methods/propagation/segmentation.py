@@ -24,7 +24,7 @@ from crossbeat.methods.propagation.registrar import Registrar
 from crossbeat.methods.propagation.settings import Settings
 from crossbeat.methods.recipe import Domains
 from crossbeat.methods.validation import SLICES_AT_ONCE, mean_dice, volume_dice
-from crossbeat.networks import SEGMENTERS
+from crossbeat.networks import lay_out
 from crossbeat.prepare.augment import apply, draw
 from crossbeat.prepare.slices import Batch, SliceBank, batch_generator, build_bank, global_batch, join_banks
 from crossbeat.prepare.volumes import crop
@@ -100,9 +100,7 @@ class Segmentation(Stage):
             run, "segmentation", clip_norm=settings.clip_norm or None, ema_decay=settings.ema_decay or None
         )
         self.settings = settings
-        self.network = network
-        if SEGMENTERS[settings.network].channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = lay_out(network, settings.network)
         self.lesson = lesson
         self.validation = dict(validation)
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 
 from crossbeat.errors import SettingsError
-from crossbeat.methods.recipe import Recipe, whole_rounds
+from crossbeat.methods.recipe import DEMO, Recipe, whole_rounds
 from crossbeat.networks.registration import VoxelMorph
 from crossbeat.prepare.augment import Augmentation, preset_with
 from crossbeat.prepare.volumes import Preparation
@@ -62,16 +62,14 @@ class Settings(Recipe):
             "schedule": "one_cycle",
         },
         "demo": {
-            "image_size": 96,
-            "spacing_mm": 2.0,
+            **DEMO,
             "registration_image_size": 64,
             "registration_spacing_mm": 2.5,
             "registration_steps": 400,
             "registration_steps_per_round": 200,
-            "network": "dilated_resunet",
-            "batch_size": 8,
             "steps": 600,
             "steps_per_round": 200,
+            "learning_rate": 4e-3,
             "schedule": "one_cycle",
         },
     }

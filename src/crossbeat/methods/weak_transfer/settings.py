@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from crossbeat.errors import SettingsError
 from crossbeat.labels import TRAINED
-from crossbeat.methods.recipe import Recipe, whole_rounds
+from crossbeat.methods.recipe import DEMO, Recipe, whole_rounds
 from crossbeat.networks.discriminator import Discriminator
 from crossbeat.prepare.augment import Augmentation, preset_with
 from crossbeat.prepare.volumes import Preparation
@@ -70,12 +70,11 @@ class Settings(Recipe):
             "steps_per_round": 100,
         },
         "demo": {
-            "image_size": 96,
-            "spacing_mm": 2.0,
-            "batch_size": 8,
+            **DEMO,
             "warmup_steps": 480,
             "adversarial_steps": 120,
             "steps_per_round": 120,
+            "warmup_learning_rate": 4e-3,
         },
     }
 

@@ -21,7 +21,7 @@ from crossbeat.methods.validation import bank_dice
 from crossbeat.methods.weak_transfer import watch
 from crossbeat.methods.weak_transfer.pairs import MixedBatch, Pairs, mask_noise
 from crossbeat.methods.weak_transfer.settings import Settings
-from crossbeat.networks import SEGMENTERS
+from crossbeat.networks import lay_out
 from crossbeat.networks.discriminator import Discriminator
 from crossbeat.prepare.slices import SliceBank
 from crossbeat.training import Run, Stage, constant, one_cycle
@@ -43,9 +43,7 @@ class Warmup(Stage):
             run, name, clip_norm=settings.clip_norm or None, ema_decay=settings.ema_decay or None
         )
         self.settings = settings
-        self.network = network
-        if SEGMENTERS[settings.network].channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = lay_out(network, settings.network)
         self.pairs = pairs
         self.validation = dict(validation)
 
