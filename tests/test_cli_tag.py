@@ -17,7 +17,7 @@ from crossbeat.cli.tag_pretraining import tag
 from crossbeat.cohort import Cohort, read_cohort, read_conventions
 from crossbeat.data import check, reader
 from crossbeat.data.nifti import read_volume, write_displacement, write_volume
-from crossbeat.errors import RunError, SettingsError
+from crossbeat.errors import CohortError, RunError, SettingsError
 from crossbeat.labels import Structure
 from crossbeat.synthetic.tagging import modulation
 
@@ -125,6 +125,21 @@ def test_the_new_cohort_carries_labels_splits_and_where_each_scan_is_from(data: 
     for row in cohort:  # apart: their voxels are the same
         found = check(cohort.where(scan=row.scan), out, read_conventions(out))
         assert not [problem for problem in found if problem.severity == "error"]
+
+
+def test_the_scans_that_there_were_can_be_listed_beside_the_new_ones(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tag(data / "cohort.csv", out, with_originals=True)
+    cohort = cohort_of(out)
+    assert [(row.scan, row.value("simulated_from")) for row in cohort] == [
+        *(("anna", ""), ("bert", ""), ("anna_lge", "")),
+        *(("anna_tagged", "anna"), ("bert_tagged", "bert")),
+    ]
+    np.testing.assert_array_equal(cohort.read(cohort.row("anna")).image, GREY[heart()])
+    assert [row.scan for row in cohort.where(simulated_from="").where(sequence="bssfp")] == ["anna", "bert"]
+    with pytest.raises(CohortError, match="has a scan 'anna_tagged' already; leave --with-originals away"):
+        tag(out / "cohort.csv", tmp_path / "more", with_originals=True)
+    assert not (tmp_path / "more").exists()
 
 
 def test_pixels_are_each_scans_own(data: Path, tmp_path: Path) -> None:

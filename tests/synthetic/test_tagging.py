@@ -307,3 +307,12 @@ def test_what_a_simulation_needs_is_asked_for() -> None:
     for simulation in (Simulation(fading=Fading()), Simulation(noise_sd=(0.0, 0.1))):
         with pytest.raises(ValueError, match="fading lines need `pulses`, and a simulation with noise"):
             tag(torch.ones((1, 8, 8)), draw(simulation, 1, torch.Generator()), simulation)
+
+
+def test_nothing_waits_for_a_device() -> None:
+    """On the meta device whatever had to look at a value would fail."""
+    given = {k: v.to("meta") for k, v in scans().items()}
+    tags = draw(replace(OPEN, standardised=True), 4, torch.Generator().manual_seed(2))
+    seen = tag(tags=tags, simulation=replace(OPEN, standardised=True), pixel=PIXEL, **given)
+    assert seen.device.type == "meta"
+    assert seen.shape == given["image"].shape

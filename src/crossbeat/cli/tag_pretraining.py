@@ -46,6 +46,12 @@ Noise = Annotated[
 Standardise = Annotated[
     bool, typer.Option("--standardise", help="each slice to the mean and SD of the paper's code")
 ]
+Originals = Annotated[
+    bool,
+    typer.Option(
+        "--with-originals", help="list the scans of COHORT.CSV in the new one too, to train on both"
+    ),
+]
 
 
 def tag(
@@ -64,6 +70,7 @@ def tag(
     noise_sd: Noise = 0.0,
     standardise: Standardise = False,
     where: Where = "",
+    with_originals: Originals = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -88,15 +95,16 @@ def tag(
         noise_sd=(0.0, noise_sd),
         standardised=standardise,
     )
-    cohort = pick(cohort_at(cohort_csv), where)
+    everyone = cohort_at(cohort_csv)
+    cohort, beside = pick(everyone, where), everyone.rows if with_originals else ()
     task = Task(simulation, "mm" if spacing_px is None else "px", fields, seed, out)
-    open_folder(cohort, task, overwrite)
+    open_folder(cohort, task, overwrite, beside)
     with console.bar("tagging", len(cohort)) as step:
         scans, failures = tag_cohort(cohort, task, progress=step)
     for failure in failures:
         console.complain(failure)
     if scans:
-        picture = write_results(scans, cohort, task)
+        picture = write_results(scans, cohort, task, beside)
         console.say(f"{len(scans)} of {len(cohort)} scans tagged: {out / 'images'}\nlook at some: {picture}")
         console.then("crossbeat", "check", out / "cohort.csv")
     if failures:

@@ -25,7 +25,7 @@ from crossbeat.cli import folders
 from crossbeat.cohort import Cohort, Row, parse_filter, write_cohort
 from crossbeat.data.listing import place
 from crossbeat.data.nifti import Displacement, read_displacement, write_volume
-from crossbeat.errors import CaseError, CrossbeatError, SettingsError
+from crossbeat.errors import CaseError, CohortError, CrossbeatError, SettingsError
 from crossbeat.labels import TRAINED, UNKNOWN
 from crossbeat.report.overlays import heart_window
 from crossbeat.report.writing import write_whole
@@ -107,8 +107,16 @@ def pick(cohort: Cohort, where: str) -> Cohort:
     return picked
 
 
-def open_folder(cohort: Cohort, task: Task, overwrite: bool) -> None:
-    """Make the folder, or clear it of an earlier tagging; see `folders.open_folder`."""
+def open_folder(cohort: Cohort, task: Task, overwrite: bool, beside: Sequence[Row] = ()) -> None:
+    """Make the folder, or clear it of an earlier tagging; see `folders.open_folder`.
+
+    Scans `beside` that are called as those to be made raise `CohortError`.
+    """
+    twice = {row.scan for row in beside} & {new_name(row.scan) for row in cohort}
+    if twice:
+        raise CohortError(
+            f"{cohort.name}: has a scan {min(twice)!r} already; leave --with-originals away, or see --where"
+        )
     work = folders.Work("tagging", "tagged scans", TABLE, PICTURE, _files_of)
     names = [new_name(row.scan) for row in cohort]
     given = [] if task.motion is None else [_field_of(row.scan, task.motion) for row in cohort]
@@ -138,14 +146,20 @@ def tag_cohort(
     return scans, failures
 
 
-def write_results(scans: Sequence[TaggedScan], cohort: Cohort, task: Task) -> Path:
-    """Write cohort.csv, tags.csv and the picture of scans whose images are there; the path of the picture."""
+def write_results(
+    scans: Sequence[TaggedScan], cohort: Cohort, task: Task, beside: Sequence[Row] = ()
+) -> Path:
+    """Write cohort.csv, tags.csv and the picture of scans whose images are there; the path of the picture.
+
+    The cohort.csv begins with the rows that it is to list `beside` them.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([f.name for f in fields(TagLine)])
     writer.writerows([f"{v:g}" if isinstance(v, float) else v for v in astuple(scan.line)] for scan in scans)
     write_whole(task.out / TABLE, text.getvalue())
-    write_cohort(replace(cohort, rows=tuple(scan.row for scan in scans)), task.out / "cohort.csv")
+    rows = (*beside, *(scan.row for scan in scans))
+    write_cohort(replace(cohort, rows=rows), task.out / "cohort.csv")
     return write_whole(task.out / PICTURE, _picture([s.look for s in scans if s.look is not None]))
 
 
