@@ -788,6 +788,15 @@ def test_every_profile_and_size_loads(profile: str, size: str) -> None:
     assert all(field.description for field in Settings.model_fields.values())
 
 
+def test_sizes_update_the_segmenter_as_often_as_supervised_training_does() -> None:
+    for size in Settings.SIZES:
+        for stylizer in ("rain", "adaconv", "none"):
+            ours = Settings.of({"size": size, "stylizer": stylizer})
+            assert (
+                ours.segmenter_updates == METHODS["supervised"].settings.of({"size": size}).segmenter_updates
+            )
+
+
 def test_the_published_numbers() -> None:
     code, text = Settings.of({"profile": "code"}), Settings.of({"profile": "text"})
     assert (code.uses, code.segmenter_updates, code.rounds) == (3, 18_000, (24, 750))

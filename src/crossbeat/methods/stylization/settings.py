@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from crossbeat.errors import SettingsError
-from crossbeat.methods.recipe import Filter, Recipe, whole_rounds
+from crossbeat.methods.recipe import DEMO, Filter, Recipe, whole_rounds
 from crossbeat.methods.stylization.sharing import decided_by
 from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder, Layout
 from crossbeat.networks.rain import Deviation, Rain, Spread
@@ -90,17 +90,16 @@ class Settings(Recipe):
             "steps": 1000,
         },
         "demo": {
-            "image_size": 64,
-            "spacing_mm": 3.0,
+            **DEMO,
             "encoder": "random",
             "stylizer_batch": 2,
             "stylizer_steps": 60,
             "style_vae_steps": 60,
-            "network": "dilated_resunet",
             "consistency_weight": 0.0,
             "batch_size": 2,
             "steps": 600,
             "steps_per_round": 200,
+            "learning_rate": 4e-3,
         },
     }
 
