@@ -18,7 +18,7 @@ import torch
 from crossbeat.case import Case
 from crossbeat.cli import method_command
 from crossbeat.cli.style_sources import find_contents, find_styles, load_stylizers
-from crossbeat.cli.stylised import Task, stylise_cohort
+from crossbeat.cli.stylised import Task, stylise_cohort, write_results
 from crossbeat.cohort import Cohort, read_cohort
 from crossbeat.data import reader
 from crossbeat.data.checking import check
@@ -440,6 +440,29 @@ def test_the_structure_check_is_the_dice_before_and_after_of_labelled_frames(
     assert lines["mean"].stylised == pytest.approx(np.mean(expected))
     assert all((x.content, x.frame, x.phase, x.segmenter) == (1, "2", "ED", "judge") for x in lines.values())
     assert lines["LV"].difference == pytest.approx(expected[0] - 1)
+
+
+class Blind(Segmenter):
+    """Sees no heart anywhere."""
+
+    def predict(self, case: Case) -> np.ndarray:
+        return np.zeros(case.image.shape, np.uint8)
+
+
+def test_a_segmenter_that_finds_nothing_before_tells_nothing_after(
+    data: Path, rain: Path, tmp_path: Path
+) -> None:
+    cohort = cohort_of(data / "cohort.csv")
+    runs = load_stylizers([rain], torch.device("cpu"))
+    own = runs[0].segmenter
+    assert own is not None
+    contents, styles = find_contents(cohort, runs[0], "", False), find_styles("target", cohort, runs)
+    for kind, out in ((Blind, tmp_path / "blind"), (Judge, tmp_path / "judge")):
+        judge = kind(own.network, own.spec, own.preparation)
+        task = Task(runs, styles, (Path("judge"), judge), 0, 0, out)
+        found, _ = stylise_cohort(contents, task)
+        write_results(found, [], contents, task)
+        assert ("finds nothing in the contents themselves" in page_of(out)) == (kind is Blind)
 
 
 def test_the_structure_check_says_where_its_segmenter_knew_the_scans(

@@ -49,6 +49,7 @@ from crossbeat.report.style_page import (
     write_style_page,
 )
 from crossbeat.report.styles import REGIONS, Spread, join_spreads, region_masks
+from crossbeat.report.wording import NOTHING_FOUND
 from crossbeat.report.writing import write_whole
 from crossbeat.segmenter import Segmenter
 from crossbeat.statistics.histograms import intensity_counts
@@ -149,7 +150,7 @@ def write_results(scans: Sequence[StyledScan], failures: Sequence[str], cohort: 
         task.styles.told,
         names,
         failures,
-        _warnings([line.stylised_from for line in lines], task),
+        _warnings(structures, task),
         _provenance(cohort, task),
         f"crossbeat check {task.out / 'cohort.csv'}",
     )
@@ -306,21 +307,28 @@ def _write(image: NDArray[np.float32], row: Row, cohort: Cohort, line: StyleLine
     )
 
 
-def _warnings(scans: Sequence[str], task: Task) -> list[tuple[str, str]]:
+def _warnings(structures: Sequence[StructureLine], task: Task) -> list[tuple[str, str]]:
     """What a reader must know of the structure check."""
-    if task.judge is None:
-        return []
-    trained = task.judge[1].provenance.get("trained_on", {})
-    seen = {scan for part in ("source", "labelled_target") for scan in trained.get(part, ())}
-    both = sorted(set(scans) & seen)
-    if not both:
-        return []
-    return [
-        (
-            f"The segmenter of the structure check learnt from {len(both)} of these {len(set(scans))} scans.",
-            "Its Dice on them as they are is too good, and so is what it loses on them stylised.",
+    found = []
+    scans = {x.stylised_from for x in structures}
+    trained = {} if task.judge is None else task.judge[1].provenance.get("trained_on", {})
+    seen = scans & {scan for part in ("source", "labelled_target") for scan in trained.get(part, ())}
+    if seen:
+        found.append(
+            (
+                f"The segmenter of the structure check learnt from {len(seen)} of these {len(scans)} scans.",
+                "Its Dice on them as they are is too good, and so is what it loses on them stylised.",
+            )
         )
-    ]
+    dice = [x.content for x in structures if x.metric == DICE and math.isfinite(x.content)]
+    if dice and float(np.mean(dice)) < NOTHING_FOUND:
+        found.append(
+            (
+                "The segmenter of the structure check finds nothing in the contents themselves.",
+                "Its Dice tells nothing of the styles: give --segmenter a run that was trained on such scans.",
+            )
+        )
+    return found
 
 
 def _provenance(cohort: Cohort, task: Task) -> list[tuple[str, str]]:

@@ -42,14 +42,17 @@ def stylize(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Give scans the style of others, and show what became of their intensities and borders.
+    """Give scans the style of others; show what became of intensities and borders.
 
-    Without --where the scans are those of the run's source, the test split where it has one. Each takes on the style
-    of one slice, drawn by seed: all of its slices and frames the same. Images lie on the scan's own grid, from 0 to 1;
-    around the stylizer's crop stands the scan as it is, on that scale, each slice cut off at its percentiles. Labels
-    are those of the scan, where they lie. Their cohort.csv names the sequence as in bssfp_as_lge and the style as
-    stylised_as: nobody measured these images. Beside it styles.csv, structure.csv and a page. Exit 1 if a scan could
-    not be restyled.
+    Without --where the scans are those of the run's source: the test split, where
+    it has one. Each takes on the style of one slice, drawn by seed, in all of its
+    slices and frames.
+
+    Images lie on the scan's own grid, from 0 to 1; around the stylizer's crop
+    stands the scan as it is, on that scale. Labels are the scan's, where they lie.
+    cohort.csv names the sequence as in bssfp_as_lge, and the style as stylised_as:
+    nobody measured these images. Beside it lie styles.csv, structure.csv and a
+    page. Exit 1 if a scan could not be restyled.
     """
     from crossbeat import console
     from crossbeat.cli.style_sources import find_contents, find_styles, load_stylizers
