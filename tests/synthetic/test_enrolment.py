@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crossbeat.cli.scans import phantom
 from crossbeat.cohort import Cohort, Row, read_cohort
 from crossbeat.data import reader
 from crossbeat.data.nifti import read_displacement, write_displacement, write_volume
@@ -148,3 +149,16 @@ def test_one_slice_cines_are_written_with_their_motion_and_read_again(tmp_path: 
     without = make(tmp_path / "without", replace(hearts, fields=False, subjects=3))
     assert not (tmp_path / "without" / "fields").exists()
     np.testing.assert_array_equal(without.read(without.row("phantom003_tagged")).image, tagged.image)
+
+
+@pytest.mark.slow
+def test_the_command_makes_tagged_slices_with_their_motion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phantom(tmp_path, subjects=1, sequences="tagged", vendors="d", slices=1, fields=True, test=0)
+    assert "1 scans of 1 subjects" in capsys.readouterr().out
+    [row] = read_cohort(tmp_path / "cohort.csv", reader)
+    [case] = read_cohort(tmp_path / "cohort.csv", reader).cases()
+    assert (row.sequence, row.structures, case.image.shape[:2]) == ("tagged", "LV,MYO,RV", (25, 1))
+    assert case.labelled_frames == list(range(25))
+    assert read_displacement(tmp_path / "fields" / f"{row.scan}.nii.gz").array.shape[:3] == (25, 3, 1)
