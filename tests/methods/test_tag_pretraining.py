@@ -164,7 +164,7 @@ def test_an_odd_update_is_cine_s_and_a_share_must_be_whole_rounds() -> None:
         ({"strategy": "scratch"}, "strategy scratch learns from the target's labels alone"),
         ({"vae_weight": 0.1}, "network 'dilated_resunet' has no VAE"),
         ({"simulated": {"source": "x"}, "strategy": "cine"}, "simulated scans are tagged by formula"),
-        ({"tag_spacing_mm": 5.0}, "lines closer than two pixels"),
+        ({"tag_spacing_mm": 5.0, "strategy": "physics"}, "lines closer than two pixels"),
         ({"structures": ["MYO", "MYO"]}, "each once"),
     ],
 )

@@ -207,7 +207,9 @@ def test_unequal_updates_are_refused_with_what_makes_them_up() -> None:
     unequal = study(methods="all", arms=small)
     with pytest.raises(SettingsError, match=r"often \(source_only 6, weak_transfer 600, ") as refused:
         plan(unequal, cohort())
-    assert "(supervised: steps; weak_transfer: warmup_steps + adversarial_steps)" in str(refused.value)
+    said = str(refused.value)
+    assert "(supervised: steps; weak_transfer: warmup_steps + adversarial_steps; " in said
+    assert "tag_pretraining: pretraining_steps + steps)" in said
     own = {"warmup_steps": 4, "adversarial_steps": 2, "steps_per_round": 2}
     upper = {"source": ACROSS["target"], "target_labels": "train", "steps": 6}
     arms = {

@@ -19,7 +19,7 @@ from crossbeat.losses.boundary import shape_loss
 from crossbeat.losses.segmentation import segmentation_loss
 from crossbeat.methods.tag_pretraining.settings import Part, Settings
 from crossbeat.methods.validation import SLICES_AT_ONCE, mean_dice, volume_dice
-from crossbeat.networks import SEGMENTERS
+from crossbeat.networks import lay_out
 from crossbeat.prepare.augment import apply, draw
 from crossbeat.prepare.slices import Batch, SliceBank, batch_generator, global_batch
 from crossbeat.prepare.volumes import crop
@@ -86,9 +86,7 @@ class Segmentation(Stage):
         )
         self.settings = settings
         self.part = part
-        self.network = network
-        if SEGMENTERS[settings.network].channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = lay_out(network, settings.network)
         self.lesson = lesson
         self.validation = {name: narrowed_bank(bank, settings.learnt) for name, bank in validation.items()}
 

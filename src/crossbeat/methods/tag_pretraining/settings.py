@@ -10,12 +10,12 @@ from pydantic import Field, field_validator, model_validator
 
 from crossbeat.errors import SettingsError
 from crossbeat.labels import TRAINED, Structure
-from crossbeat.methods.recipe import Filter, Recipe, whole_rounds
+from crossbeat.methods.recipe import DEMO, Filter, Recipe, whole_rounds
 from crossbeat.methods.tag_pretraining.cyclegan import CycleGan
 from crossbeat.prepare.augment import Augmentation, preset_with
 from crossbeat.prepare.volumes import Preparation
 from crossbeat.segmenter import NetworkSpec
-from crossbeat.synthetic.tagging import Fading, Simulation
+from crossbeat.synthetic.tagging import LEAST_SPACING_PX, Fading, Simulation
 
 Part = Literal["cine", "tags", "target"]
 """What a stage of the segmenter learns from: plain source, source made to look like the target, labelled target."""
@@ -80,15 +80,15 @@ class Settings(Recipe):
             "steps_per_round": 50,
         },
         "demo": {
-            "image_size": 96,
-            "spacing_mm": 2.0,
-            "network": "dilated_resunet",
+            **DEMO,
             "cyclegan_width": 16,
-            "cyclegan_steps": 200,
-            "batch_size": 8,
+            "cyclegan_image_size": 48,
+            "cyclegan_steps": 60,
+            "cyclegan_steps_per_round": 60,
             "pretraining_steps": 400,
             "steps": 200,
             "steps_per_round": 100,
+            "learning_rate": 4e-3,
         },
     }
 
@@ -264,8 +264,10 @@ class Settings(Recipe):
         """How cine is tagged here, in mm (methods.md 4.4)."""
         wide, turn = self.tag_spacing_range, self.tag_angle_range_deg
         spacing = self.tag_spacing_mm or self.tag_spacing_px * self.spacing_mm
+        # Chance stops at what the pixels can show; a spacing that they cannot is refused where lines are laid.
+        least = min(spacing, LEAST_SPACING_PX * self.spacing_mm)
         return Simulation(
-            spacing=(spacing * (1 - wide), spacing * (1 + wide)),
+            spacing=(max(spacing * (1 - wide), least), spacing * (1 + wide)),
             turn_deg=(-turn, turn),
             phase=self.tag_phase,
             flip_deg=(self.tag_flip_deg, self.tag_flip_deg),
@@ -307,7 +309,8 @@ class Settings(Recipe):
         for part in self.parts:
             assert self.rounds(part)
         assert whole_rounds("cyclegan_steps", self.cyclegan_steps, self.cyclegan_steps_per_round)
-        self.simulation.check_spacing((self.spacing_mm, self.spacing_mm))
+        if self.strategy == "physics" and not self.simulated:
+            self.simulation.check_spacing((self.spacing_mm, self.spacing_mm))
         assert self.changes
         with torch.device("meta"):  # no memory, no random numbers
             network = self.spec.build(self.learnt)
