@@ -25,7 +25,7 @@ from crossbeat.data.checking import check
 from crossbeat.data.nifti import read_volume, write_volume
 from crossbeat.errors import CrossbeatError
 from crossbeat.labels import Structure
-from crossbeat.methods import Method
+from crossbeat.methods import METHODS
 from crossbeat.methods.stylization import Encoder, Settings, Stylizer
 from crossbeat.methods.stylization.restyling import prepare
 from crossbeat.networks.adaconv import AdaConv
@@ -64,7 +64,7 @@ Command = Callable[..., Told]
 @pytest.fixture
 def stylize(capsys: pytest.CaptureFixture[str]) -> Command:
     """Run `crossbeat stylize` in this process, on a CPU."""
-    command = method_command(Method("stylization", "", {"stylize": ""}), "stylize")
+    command = method_command(METHODS["stylization"], "stylize")
 
     def run(*words: object) -> Told:
         code, error = 0, ""

@@ -9,6 +9,22 @@ import typer
 
 from crossbeat.cli.options import Csv, Device, Everything, Overwrite, Seed, Where, cohort_at
 
+Runs = Annotated[list[Path], typer.Option(metavar="RUN", help="another run whose stylizer does the same")]
+StyleWord = Annotated[
+    str,
+    typer.Option(
+        metavar="STYLE",
+        help="whose styles: target (those of the run), a filter as in sequence=lge, or one NIfTI file",
+    ),
+]
+Codes = Annotated[
+    int, typer.Option(min=0, help="write as many images more a scan, in styles drawn from the code's spread")
+]
+Judge = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="a run of `train supervised` on the source, for the structure check"),
+]
+
 
 def stylize(
     run: Annotated[
@@ -16,26 +32,10 @@ def stylize(
     ],
     cohort_csv: Csv,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="folder to make")],
-    style: Annotated[
-        str,
-        typer.Option(
-            metavar="STYLE",
-            help="whose styles: target (those of the run), a filter as in sequence=lge, or one NIfTI file",
-        ),
-    ] = "target",
-    beside: Annotated[
-        list[Path], typer.Option("--beside", metavar="RUN", help="another run whose stylizer does the same")
-    ] = [],  # noqa: B006
-    codes: Annotated[
-        int,
-        typer.Option(min=0, help="write as many images more a scan, in styles drawn from the code's spread"),
-    ] = 0,
-    segmenter: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN", help="a run of `train supervised` on the source, for the structure check"
-        ),
-    ] = None,
+    style: StyleWord = "target",
+    beside: Runs = [],  # noqa: B006
+    codes: Codes = 0,
+    segmenter: Judge = None,
     where: Where = "",
     everything: Everything = False,
     seed: Seed = 0,
