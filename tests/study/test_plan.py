@@ -215,6 +215,8 @@ def test_unequal_updates_are_refused_with_what_makes_them_up() -> None:
     arms = {
         **small,
         "weak_transfer": {"method": "weak_transfer", "settings": own},
+        "stylization": {"method": "stylization", "settings": {"steps": 6}},
+        "tag_pretraining": {"method": "tag_pretraining", "settings": {"pretraining_steps": 4, "steps": 2}},
         UPPER: {"settings": upper},
     }
     assert plan(study(methods="all", arms=arms), cohort())
