@@ -213,5 +213,5 @@ def test_the_chest_holds_the_heart(heart: Heart) -> None:
 
 
 def test_an_unknown_group_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SettingsError, match=r"group 'DMC' does not exist; did you mean 'DCM'"):
+    with pytest.raises(SettingsError, match=r"group 'DMC' does not exist; did you mean 'DMD' or 'DCM'"):
         Heart.draw(np.random.default_rng(0), "DMC")
