@@ -140,7 +140,9 @@ class Settings(Recipe):
     )
     encoder_batch: int = Field(16, ge=1, description="slices a step, over all devices; ours")
     encoder_learning_rate: float = Field(
-        2e-4, gt=0, description="Adam, the highest of one_cycle; at 5e-4 layers of 512 stay flat for longer; ours"
+        2e-4,
+        gt=0,
+        description="Adam, the highest of one_cycle; at 5e-4 layers of 512 stay flat for longer; ours",
     )
     encoder_noise_sd: float = Field(
         0.05, ge=0, le=1, description="of the noise to be taken away, peak 1; ours"
