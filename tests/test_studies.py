@@ -62,7 +62,8 @@ def test_the_totals_of_paper_001_stand_beside_its_two_arms_with_what_they_run_ov
 def suited(study: Study, hearts: Callable[..., Cohort]) -> Cohort:
     """Small hearts that a study can be planned on: cines of two frames, of its source and of its target.
 
-    Of eight patients both train; the target of four more is tested.
+    Of eight patients both train, and scans that an arm says were simulated from the source; the target of four more is
+    tested.
     """
     stills = hearts(1, 0)
 
@@ -89,11 +90,63 @@ def suited(study: Study, hearts: Callable[..., Cohort]) -> Cohort:
     rows = [
         row
         for i in range(8)
-        for side in (study.source, study.target)
+        for side in (study.source, study.target, *simulated(study))
         for row in rows_of(f"s{i}", "train", side)
     ]
     rows += [row for i in range(90, 94) for row in rows_of(f"s{i}", "test", study.target)]
     return Cohort(tuple(rows), read, "hearts")
+
+
+def simulated(study: Study) -> list[dict[str, list[str]]]:
+    """What the arms of a study take for scans that `crossbeat tag` made, or learn styles from, each filter once."""
+    recipes = [study.recipe(name) for name in study.arms]
+    found = [getattr(recipe, of, {}) for recipe in recipes for of in ("simulated", "pretrain_style")]
+    return [wanted for i, wanted in enumerate(found) if wanted and wanted not in found[:i]]
+
+
+@each
+def test_it_can_be_planned(path: Path, hearts: Callable[..., Cohort]) -> None:
+    """With bounds that are what they are called, and nothing refused."""
+    study = Study.load(path, ["folds=2", "beside={}"])
+    assert {cell.arm for cell in plan(study, suited(study, hearts))} == set(study.arms)
+
+
+@pytest.mark.parametrize("name", ["dhaene2023", "moving_tags"])
+def test_scans_that_were_tagged_by_formula_are_never_the_target(
+    name: str, hearts: Callable[..., Cohort]
+) -> None:
+    """`crossbeat tag` makes sequence `tagged` of the source's cine, as labelled as it is, and in its split."""
+    study = Study.load(ROOT / "studies" / f"{name}.yaml")
+    cohort = suited(study, hearts)
+    cine = Row("s99", "s99_bssfp", "bssfp", "-", centre="phantom", split="test", labels="-")
+    tagged = replace(cine, scan="s99_bssfp_tagged", sequence="tagged")
+    both = replace(cohort, rows=(*cohort.rows, cine, tagged))
+    for cell in plan(study, both):
+        assert {row.centre for row in cell.tested} == {"tagged"}
+        assert cell.settings.source == {"sequence": ["bssfp"], "centre": ["phantom"]} or cell.arm == UPPER
+
+
+def test_lines_that_fade_and_lines_that_move_are_drawn_from_the_same_ranges() -> None:
+    """The command in the head of moving_tags against the settings of its arm `fading`."""
+    path = ROOT / "studies" / "moving_tags.yaml"
+    head = " ".join(line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines())
+    words = shlex.split(head[head.index("crossbeat tag ") : head.index("On real scans")])
+    given = typer.main.get_command(app).commands["tag"].make_context("tag", words[2:]).params  # type: ignore[attr-defined]
+    fading = Study.load(path).recipe("fading").model_dump()
+    pairs = {
+        "spacing_mm": "tag_spacing_mm",
+        "vary": "tag_spacing_range",
+        "turn_deg": "tag_angle_range_deg",
+        "phase": "tag_phase",
+        "flip_deg": "tag_flip_deg",
+        "contrast": "tag_contrast",
+        "noise_sd": "tag_noise_sd",
+        "fade": "tag_fading",
+        "standardise": "tag_standardised",
+    }
+    assert {option: given[option] for option in pairs} == {o: fading[s] for o, s in pairs.items()}
+    assert given["with_originals"]
+    assert given["where"] == "sequence=bssfp,centre=phantom"
 
 
 @pytest.mark.slow
