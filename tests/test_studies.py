@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from crossbeat.case import Case
-from crossbeat.cli import app
+from crossbeat.cli import app, method_command
 from crossbeat.cohort import Cohort, Row
 from crossbeat.methods import METHODS
 from crossbeat.study.demo import demo_study
@@ -131,7 +131,8 @@ def test_lines_that_fade_and_lines_that_move_are_drawn_from_the_same_ranges() ->
     path = ROOT / "studies" / "moving_tags.yaml"
     head = " ".join(line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines())
     words = shlex.split(head[head.index("crossbeat tag ") : head.index("On real scans")])
-    given = typer.main.get_command(app).commands["tag"].make_context("tag", words[2:]).params  # type: ignore[attr-defined]
+    command = typer.main.get_command(method_command(METHODS["tag_pretraining"], "tag"))
+    given = command.make_context("tag", words[2:]).params
     fading = Study.load(path).recipe("fading").model_dump()
     pairs = {
         "spacing_mm": "tag_spacing_mm",
