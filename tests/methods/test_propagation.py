@@ -209,6 +209,7 @@ def test_labels_that_are_shut_are_never_opened_for_want_of_others(
         choose_frames(row, labelled, which, 20)
 
 
+@pytest.mark.slow
 def test_labels_of_other_frames_change_nothing(cines: Cohort, tmp_path: Path) -> None:
     """The phantom labels all frames; whatever stands in those between ED and ES, the same is learnt."""
 
@@ -237,6 +238,7 @@ def test_a_frame_that_is_shut_is_as_if_nobody_had_looked() -> None:
     assert (case.labels[0] != UNKNOWN).all()
 
 
+@pytest.mark.slow
 def test_target_images_are_read_where_asked_and_their_labels_never(cines: Cohort, tmp_path: Path) -> None:
     opened: list[str] = []
 
@@ -502,6 +504,7 @@ def test_what_nobody_drew_is_not_carried() -> None:
     assert found.case.drawn == (lv_and_wall,) * FRAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"dimensions": 2}, {"through_plane": True}, {"integration_steps": 0}]
 )
@@ -688,6 +691,7 @@ def test_two_devices_descend_as_one_does(cines: Cohort, tmp_path: Path) -> None:
     assert float(losses[1]) != float(losses[2])
 
 
+@pytest.mark.slow
 def test_a_registrar_is_the_same_after_saving(cines: Cohort, tmp_path: Path) -> None:
     registrar = learn_registration(cines, settings_of(), quiet_run(tmp_path))
     loaded = load_registrar(tmp_path / "models" / "registration")
@@ -706,6 +710,7 @@ def test_a_registrar_is_the_same_after_saving(cines: Cohort, tmp_path: Path) -> 
         load_registrar(tmp_path / "models" / "registration")
 
 
+@pytest.mark.slow
 def test_validation_tells_what_carrying_gains_over_leaving(cines: Cohort, tmp_path: Path) -> None:
     learn_registration(cines, settings_of(), quiet_run(tmp_path))
     lines = (tmp_path / "stages" / "registration" / "metrics.csv").read_text().splitlines()
@@ -737,6 +742,7 @@ def test_it_learns_to_carry_labels_to_a_heart_it_never_saw(tmp_path: Path) -> No
     assert (exact != coarse)[heart].mean() < 0.02
 
 
+@pytest.mark.slow
 def test_a_step_of_either_stage_never_waits_for_its_device(
     cines: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -867,6 +873,7 @@ def test_frames_below_the_threshold_can_all_be_left_out(
     )
 
 
+@pytest.mark.slow
 def test_the_baseline_differs_in_the_carried_slices_alone(cines: Cohort, tmp_path: Path) -> None:
     begun: list[dict[str, Tensor]] = []
     seen: list[int] = []
@@ -890,6 +897,7 @@ def test_the_baseline_differs_in_the_carried_slices_alone(cines: Cohort, tmp_pat
     assert not (tmp_path / "real" / "carried.csv").exists()
 
 
+@pytest.mark.slow
 def test_every_region_is_measured_on_validation_patients_in_every_round(
     cines: Cohort, tmp_path: Path
 ) -> None:
@@ -955,6 +963,7 @@ def test_a_plateau_needs_somebody_to_validate_and_says_so(
 # --- the whole ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -975,6 +984,7 @@ def test_every_profile_and_arm_takes_its_steps(
     assert (tmp_path / "models" / "registration" / "weights.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_in", ["registration", "segmentation"])
 def test_stopped_in_either_stage_it_ends_as_if_it_had_not(
     cines: Cohort, tmp_path: Path, stopped_in: str, monkeypatch: pytest.MonkeyPatch
@@ -999,6 +1009,7 @@ def test_stopped_in_either_stage_it_ends_as_if_it_had_not(
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_the_cost_of_both_stages_and_writes_nothing(cines: Cohort, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", device="cpu", progress=False, estimates={})
     train(cines, settings_of(), run)
@@ -1038,6 +1049,7 @@ def test_or_train_on_their_real_labels_and_say_that_this_is_not_propagation(
     assert [line["text"] for line in log if line["event"] == "note"]
 
 
+@pytest.mark.slow
 def test_scans_of_one_frame_beside_cines_are_segmented_only_and_counted(
     cines: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -1051,6 +1063,7 @@ def test_scans_of_one_frame_beside_cines_are_segmented_only_and_counted(
     assert registered["trained_on"] == ["s0_cine", "s2_cine"]
 
 
+@pytest.mark.slow
 def test_two_frames_are_a_cine_although_nothing_is_left_to_carry_to(cines: Cohort, tmp_path: Path) -> None:
     """ED and ES frames alone, as in many copies of ACDC."""
     rows = tuple(replace(row, es_frame=1) for row in cines)

@@ -211,6 +211,7 @@ def test_the_map_shows_the_cut_out_of_its_slice() -> None:
 # The strip as a file
 
 
+@pytest.mark.slow
 def test_the_picture_frames_what_somebody_drew() -> None:
     sight = look(cine(), 0)
     names = [f"frame {t}" for t in range(4)]
@@ -258,6 +259,7 @@ def test_a_scans_numbers_are_those_of_its_carried_frames() -> None:
     assert "confidence 0.75" in scan.tiles[3].note
 
 
+@pytest.mark.slow
 def test_where_every_frame_was_drawn_nothing_is_doubted_and_without_volumes_no_curve_is_drawn() -> None:
     assert len(view().charts) == 2
     assert len(view(lines=lines_of(lv_ml=math.nan)).charts) == 1
@@ -266,11 +268,13 @@ def test_where_every_frame_was_drawn_nothing_is_doubted_and_without_volumes_no_c
     assert math.isnan(drawn.mean_confidence)
 
 
+@pytest.mark.slow
 def test_a_heart_beyond_the_window_stands_in_the_chart_of_what_confidence_is_the_least_of() -> None:
     assert "coverage" not in view().charts[1]
     assert "coverage" in view(lines=lines_of(coverage=0.6)).charts[1]
 
 
+@pytest.mark.slow
 def test_what_was_not_drawn_is_said() -> None:
     case = cine()
     assert case.labels is not None
@@ -284,6 +288,7 @@ def test_what_was_not_drawn_is_said() -> None:
     assert view(case=cine(slices=1)).sentence == "One slice: no volumes. Not drawn: RV."
 
 
+@pytest.mark.slow
 def test_of_many_scans_those_to_be_doubted_have_their_pictures_in_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

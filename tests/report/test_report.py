@@ -93,6 +93,7 @@ def patient_means(made: FakeRun, structure: str, metric: str) -> list[float]:
     return [by_hand.mean(v) for v in values.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("structure", "name"), [("LV", "LV cavity"), ("MYO", "Myocardium"), ("RV", "RV cavity")]
 )
@@ -146,6 +147,7 @@ def test_misses_in_single_slices_are_told_from_those_of_whole_volumes(made: Fake
     assert sum(int(line[2]) for line in page.table("Scan", "Structure", "Slices")) == len(slices)
 
 
+@pytest.mark.slow
 def test_a_run_that_missed_no_volume_says_so_beside_its_single_slices(run: FakeRun) -> None:
     rows = [r for r in run.scores() if r["slice"] or r["scan"] != LOST[0]]
     write(run.path / "scores.csv", rows)
@@ -154,6 +156,7 @@ def test_a_run_that_missed_no_volume_says_so_beside_its_single_slices(run: FakeR
     assert "times, though both have it in other slices of the volume:" in text
 
 
+@pytest.mark.slow
 def test_a_hundred_misses_are_all_named(run: FakeRun) -> None:
     rows = run.scores()
     for row in rows:
@@ -194,10 +197,12 @@ def test_a_nominal_mark_stands_beside_every_mm_and_ml(page: Page) -> None:
     assert ["nominal" in chart for chart in charts] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_without_nominal_spacing_there_is_no_mark(measured_run: FakeRun) -> None:
     assert "†" not in read(write_report(measured_run.path, None, measured_run.read_prediction)).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "words"), [("demo", "Demonstration size, not a result."), ("bench", "Bench size, not a result.")]
 )
@@ -251,6 +256,7 @@ def test_a_missed_ventricle_is_counted_beside_the_bias_and_in_the_totals(page: P
     assert indices[-1][3] == "0"
 
 
+@pytest.mark.slow
 def test_agreement_is_shown_without_indices_and_two_scans_of_a_patient_are_one(whole_run: FakeRun) -> None:
     (whole_run.path / "indices.csv").unlink()
     (whole_run.path / "volumes.csv").unlink()
@@ -263,6 +269,7 @@ def test_agreement_is_shown_without_indices_and_two_scans_of_a_patient_are_one(w
     assert line[1:3] == ["9", "10"]
 
 
+@pytest.mark.slow
 def test_clinical_indices_are_parted_by_domain_and_split_as_dice_is(whole_run: FakeRun) -> None:
     """Four LGE scans are the target, one of them no test; the others, cine, are the source."""
     for name in ("scores.csv", "indices.csv", "agreement.csv"):
@@ -290,6 +297,7 @@ def trained_on(run: FakeRun, **parts: list[str]) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"trained_on": parts | {"scans": 7}}))
 
 
+@pytest.mark.slow
 def test_scores_on_training_scans_are_called_no_test_and_have_no_interval(run: FakeRun) -> None:
     trained_on(run, source=["patient104", "patient105"], labelled_target=[], target=["patient001"])
     page = read(write_report(run.path, None, run.read_prediction))
@@ -311,6 +319,7 @@ def test_a_folder_of_label_maps_was_not_trained_on_the_scans_it_lists(run: FakeR
     assert " to " in lines[0][head.index("95 % interval")]
 
 
+@pytest.mark.slow
 def test_a_cohort_without_splits_was_trained_on_whole(run: FakeRun) -> None:
     """As an old run.json says nothing, the cohort does: rows of split train or of none trained."""
     for name in ("cohort.csv", "scores.csv"):
@@ -321,6 +330,7 @@ def test_a_cohort_without_splits_was_trained_on_whole(run: FakeRun) -> None:
     assert "its run.json does not say" in text
 
 
+@pytest.mark.slow
 def test_other_scans_of_a_trained_patient_are_no_test_unless_transductive(run: FakeRun) -> None:
     rows = list(csv.DictReader((run.path / "cohort.csv").read_text().splitlines()))
     rows[0]["subject"] = "patient104"
@@ -347,6 +357,7 @@ def test_a_true_test_split_has_no_such_banner(page: Page) -> None:
     assert "trained on:" not in page.text
 
 
+@pytest.mark.slow
 def test_what_it_was_trained_on_is_what_run_json_states(run: FakeRun) -> None:
     (run.path / "settings.yaml").write_text(
         "target: {vendor: [Philips]}\nsource: {vendor: [Siemens]}\ntarget_labels: train\ntarget_labelled: 1\n"
@@ -367,6 +378,7 @@ def test_what_it_was_trained_on_is_what_run_json_states(run: FakeRun) -> None:
     assert "labels as set: target_labels train, target_labelled 1" in text
 
 
+@pytest.mark.slow
 def test_a_nominal_scan_counts_in_whichever_table_it_stands(measured_run: FakeRun) -> None:
     for name in ("indices.csv", "volumes.csv", "agreement.csv"):
         rows = list(csv.DictReader((measured_run.path / name).read_text().splitlines()))
@@ -383,12 +395,14 @@ def test_a_nominal_scan_counts_in_whichever_table_it_stands(measured_run: FakeRu
     assert "†" not in "".join(lines["patient101"])
 
 
+@pytest.mark.slow
 def test_few_patients_have_no_interval_and_the_page_says_so(measured_run: FakeRun) -> None:
     page = read(write_report(measured_run.path, None, measured_run.read_prediction))
     assert {line[-4] for line in page.table("Structure", "Metric")} == {"too few patients"}
     assert "too few patients for an interval" in " ".join(page.text.split())
 
 
+@pytest.mark.slow
 def test_frames_that_were_found_are_told_from_those_given(run: FakeRun) -> None:
     rows = list(csv.DictReader((run.path / "indices.csv").read_text().splitlines()))
     rows[1] |= {"es_frame_from": "found"}
@@ -397,6 +411,7 @@ def test_frames_that_were_found_are_told_from_those_given(run: FakeRun) -> None:
     assert lines[1][1:3] == ["0 given", "5 found"]
 
 
+@pytest.mark.slow
 def test_a_mean_of_fewer_structures_stands_apart_under_their_names(run: FakeRun) -> None:
     rows = [r for r in run.scores() if not (r["scan"] == "patient101" and r["structure"] == "RV")]
     for row in rows:
@@ -460,6 +475,7 @@ def test_worst_median_and_best_are_those_of_the_scores(made: FakeRun, page: Page
         assert f"Mean Dice {by_hand.mean(means[scan]):.3f}" in page.text
 
 
+@pytest.mark.slow
 def test_names_are_escaped(whole_run: FakeRun) -> None:
     nasty = '<img src="http://x.test/a" onerror="alert(1)">'
     for name in ("scores.csv", "indices.csv", "volumes.csv", "agreement.csv"):
@@ -506,6 +522,7 @@ def test_no_folder_and_spoilt_files_are_refused_by_name(run: FakeRun, tmp_path: 
         write_report(run.path, None, run.read_prediction)
 
 
+@pytest.mark.slow
 def test_training_scans_do_not_enter_the_headline(run: FakeRun) -> None:
     rows = run.scores()
     for row in rows:
@@ -524,6 +541,7 @@ def test_training_scans_do_not_enter_the_headline(run: FakeRun) -> None:
     assert " ± " in train[2]
 
 
+@pytest.mark.slow
 def test_target_and_source_are_scored_apart_target_first(run: FakeRun) -> None:
     rows = run.scores()
     for row in rows:
@@ -538,6 +556,7 @@ def test_target_and_source_are_scored_apart_target_first(run: FakeRun) -> None:
     assert page.table("Structure", "Metric")[0][5] == "4"
 
 
+@pytest.mark.slow
 def test_voxel_distances_are_not_mixed_with_mm(made: FakeRun, run: FakeRun, page: Page) -> None:
     rows = run.scores()
     rows += [row | {"unit": "voxel", "value": "1e6"} for row in rows if row["unit"] == "mm"]
@@ -546,6 +565,7 @@ def test_voxel_distances_are_not_mixed_with_mm(made: FakeRun, run: FakeRun, page
     assert both.table("Structure", "Metric") == page.table("Structure", "Metric")
 
 
+@pytest.mark.slow
 def test_what_nobody_looked_at_is_counted(run: FakeRun) -> None:
     rows = run.scores()
     count = rows[0] | {"structure": "", "unit": "count", "status": "ok"}
@@ -558,6 +578,7 @@ def test_what_nobody_looked_at_is_counted(run: FakeRun) -> None:
     assert "because nobody labelled them: 10 whole frames, and 7 voxels of labelled frames" in text
 
 
+@pytest.mark.slow
 def test_a_scan_that_cannot_be_drawn_says_why(run: FakeRun) -> None:
     text = read(write_report(run.path, run.cohort, lambda row: None)).text
     assert text.count("Not drawn: it has no prediction file.") == 3
@@ -574,6 +595,7 @@ def test_learning_curves_part_losses_from_dice_and_leave_out_the_rest(page: Page
     assert "Dice on validation scans over training: dice_source" in labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -594,6 +616,7 @@ def test_an_unfinished_run_says_with_which_command_it_goes_on(run: FakeRun, comm
     assert f"Command {command} " in text
 
 
+@pytest.mark.slow
 def test_a_cohort_is_called_predicted_only_once_label_maps_are_there(run: FakeRun) -> None:
     def text() -> str:
         return " ".join(read(write_report(run.path, run.cohort, lambda row: None)).text.split())
@@ -605,6 +628,7 @@ def test_a_cohort_is_called_predicted_only_once_label_maps_are_there(run: FakeRu
     assert f"Cohort given, not predicted yet acdc, 10 scans, hash {run.cohort.hash()}" in text()
 
 
+@pytest.mark.slow
 def test_a_difference_that_rounds_to_nought_has_no_sign(whole_run: FakeRun) -> None:
     rows = list(csv.DictReader((whole_run.path / "agreement.csv").read_text().splitlines()))
     for i, row in enumerate(rows):
@@ -623,6 +647,7 @@ def test_provenance_is_complete(made: FakeRun, page: Page) -> None:
     assert f"crossbeat view {made.path}" in text
 
 
+@pytest.mark.slow
 def test_figures_for_a_paper_are_written_and_the_page_is_the_same_twice(whole_run: FakeRun) -> None:
     first = write_report(whole_run.path, whole_run.cohort, whole_run.read_prediction).read_bytes()
     names = {file.name for file in (whole_run.path / "figures").iterdir()}
