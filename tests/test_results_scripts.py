@@ -11,7 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from crossbeat.case import Case, Domain
+from crossbeat.cohort import Cohort, Row
+from crossbeat.errors import FileError, RunError
+from crossbeat.evaluation import score_case, write_scores
 from crossbeat.labels import UNKNOWN, Structure
+from crossbeat.metrics.surface import hausdorff95, surface_distances
 from crossbeat.study.plan import Study
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -124,3 +129,242 @@ def test_rain_adaconv_asks_of_arms_that_the_study_has(rain_adaconv: ModuleType) 
         "rain_1_n3_100_batches": 300,
     }
     assert updates["rain_1_n5"] == 5 * 100
+
+
+@pytest.fixture
+def tag_scripts(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
+    monkeypatch.syspath_prepend(str(RESULTS))
+    return script("convergence"), script("dhaene2023")
+
+
+def curve(folder: Path, stage: str, dice: list[float]) -> None:
+    """A validation every 50 updates, and a row of losses alone between two."""
+    file = folder / "stages" / stage / "metrics.csv"
+    file.parent.mkdir(parents=True)
+    rows = [f"{50 * i - 30},{i},0.5,\n{50 * i},{i},0.4,{value}\n" for i, value in enumerate(dice, start=1)]
+    file.write_text("step,round,loss,dice_target\n" + "".join(rows), encoding="utf-8")
+    (folder / "scores.csv").touch()
+
+
+@pytest.fixture
+def curves(tag_scripts: tuple[ModuleType, ModuleType], tmp_path: Path) -> pd.DataFrame:
+    """Scratch is best, 0.8, at 150 of its 200 updates; one arm is there in its last stage, one before, one never."""
+    cells = tmp_path / "cells"
+    curve(cells / "scratch" / "seed-0", "finetuning", [0.2, 0.5, 0.8, 0.7])
+    curve(cells / "cine" / "seed-0", "cine", [0.1, 0.2])
+    curve(cells / "cine" / "seed-0", "finetuning", [0.79, 0.80])
+    curve(cells / "physics" / "seed-0", "cine", [0.3])
+    curve(cells / "physics" / "seed-0", "tags", [0.81])
+    curve(cells / "physics" / "seed-0", "finetuning", [0.9, 0.9])
+    curve(cells / "cyclegan" / "seed-0", "cyclegan", [0.9])
+    curve(cells / "cyclegan" / "seed-0", "tags", [0.3, 0.3])
+    curve(cells / "cyclegan" / "seed-0", "finetuning", [0.6, 0.75])
+    curve(cells / "cyclegan" / "seed-1", "finetuning", [0.99])
+    unfinished = cells / "physics" / "seed-1"
+    curve(unfinished, "finetuning", [0.99])
+    (unfinished / "scores.csv").unlink()
+    return tag_scripts[0].read_curves(tmp_path, tag_scripts[0].ARMS)
+
+
+def test_convergence_counts_updates_until_scratchs_best(
+    tag_scripts: tuple[ModuleType, ModuleType], curves: pd.DataFrame, tmp_path: Path
+) -> None:
+    """By hand from the curves; a CycleGAN's own stage does not count, nor a seed that scratch has not."""
+    convergence = tag_scripts[0]
+    assert set(curves[curves["arm"] == "physics"]["seed"]) == {0}
+    reached = convergence.convergence(curves)
+    assert [(r.arm, r.finetuning_updates, r.all_updates) for r in reached] == [
+        ("scratch", 150, 150),
+        ("cine", 100, 200),
+        ("physics", 0, 100),
+        ("cyclegan", None, None),
+    ]
+    assert {r.scratch_best for r in reached} == {0.8}
+    assert [r.best for r in reached] == [0.8, 0.8, 0.9, 0.75]
+    assert [line.split(" | ")[-1] for line in convergence.table_of(reached)[2:]] == [
+        "1.0 |",
+        "1.5 |",
+        "none needed |",
+        "– |",
+    ]
+    convergence.write(reached, tmp_path / "convergence.csv")
+    kept = (tmp_path / "convergence.csv").read_text(encoding="utf-8").splitlines()
+    assert kept[0] == "arm,seed,scratch_best,best,finetuning_updates,all_updates"
+    assert kept[-1] == "cyclegan,0,0.8,0.75,never,never"
+
+
+def test_convergence_refuses_a_study_without_the_arms_or_without_target_scans_that_validate(
+    tag_scripts: tuple[ModuleType, ModuleType], tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="no finished cell of scratch"):
+        tag_scripts[0].read_curves(tmp_path, ["scratch"])
+    file = tmp_path / "finetuning" / "metrics.csv"
+    file.parent.mkdir()
+    file.write_text("step,round,loss\n50,1,0.4\n", encoding="utf-8")
+    with pytest.raises(FileError, match="no dice_target"):
+        tag_scripts[0].curve_of(tmp_path)
+
+
+def tag_scores(dice: dict[tuple[str, int, str, int], float]) -> pd.DataFrame:
+    """Kept scores of (arm, seed, subject, frame): MYO as given, LV 0.1 more, RV the same; HD95 10 (1 - Dice) mm."""
+    groups = {"a": "BOY", "b": "DMD"}
+    lines = [
+        (
+            arm,
+            seed,
+            0,
+            subject,
+            f"{subject}_tagged",
+            "",
+            level,
+            structure,
+            metric,
+            unit,
+            value,
+            groups[subject],
+        )
+        for (arm, seed, subject, _), myo in dice.items()
+        for structure, more in (("LV", 0.1), ("MYO", 0.0), ("RV", 0.0), ("mean", 0.03))
+        for level, metric, unit, value in (
+            ("", "dice", "", myo + more),
+            ("", "hd95", "mm", 10 * (1 - myo - more)),
+            ("", "hd95", "voxel", 99.0),
+            ("mid", "dice", "", 0.0),
+        )
+    ]
+    columns = [
+        "arm",
+        "seed",
+        "fold",
+        "subject",
+        "scan",
+        "phase",
+        "level",
+        "structure",
+        "metric",
+        "unit",
+        "value",
+        "group",
+    ]
+    return pd.DataFrame(lines, columns=[*columns, "value", "group"])
+
+
+@pytest.fixture
+def tag_frames(tag_scripts: tuple[ModuleType, ModuleType]) -> pd.DataFrame:
+    """Scratch under two seeds, physics under one; two patients of two frames each."""
+    dice = {("scratch", 0, "a", 0): 0.5, ("scratch", 0, "a", 1): 0.7, ("scratch", 0, "b", 0): 0.8}
+    dice |= {("scratch", 0, "b", 1): 0.8, ("scratch", 1, "a", 0): 0.7, ("scratch", 1, "a", 1): 0.9}
+    dice |= {("scratch", 1, "b", 0): 0.8, ("scratch", 1, "b", 1): 0.6}
+    dice |= {("physics", 0, "a", 0): 0.6, ("physics", 0, "a", 1): 0.8, ("physics", 0, "b", 0): 0.8}
+    dice |= {("physics", 0, "b", 1): 0.9}
+    frames: pd.DataFrame = tag_scripts[1].frames_of(tag_scores(dice))
+    return frames
+
+
+def test_tag_tables_count_over_frames_as_printed_and_over_patients_as_sound(
+    tag_scripts: tuple[ModuleType, ModuleType], tag_frames: pd.DataFrame
+) -> None:
+    """Scratch's eight frames: mean 0.725, SD 0.128; its patients: a 0.6 and 0.8, b 0.8 and 0.7, so 0.7 and 0.75."""
+    study = Study.load(RESULTS.parents[1] / "studies" / "dhaene2023.yaml")
+    module = tag_scripts[1]
+    assert module.table_3(tag_frames, study, "dice")[2:4] == [
+        "| `scratch` | MYO | 0.725 ± 0.128 | 0.725 ± 0.035 | 0.801 |",
+        "| `scratch` | LV | 0.825 ± 0.128 | 0.825 ± 0.035 | – |",
+    ]
+    assert module.table_3(tag_frames, study, "hd95")[2] == (
+        "| `scratch` | MYO | 2.75 ± 1.28 | 2.75 ± 0.35 | 5.616 |"
+    )
+    assert module.table_4(tag_frames, study)[2:] == [
+        "| 0.05 | 0.725 ± 0.128 | 0.725 ± 0.035 | 0.801 | 2.75 ± 1.28 | 2.75 ± 0.35 | 5.616 |"
+    ]
+    assert module.by_labels(tag_frames)[2:] == [
+        "| `scratch` | – | – | – | 0.758 ± 0.035 |",
+        "| `cine` | – | – | – | – |",
+        "| `physics` | – | – | – | 0.808 ± 0.106 |",
+    ]
+
+
+def test_tag_steps_are_paired_where_both_arms_have_a_value(
+    tag_scripts: tuple[ModuleType, ModuleType], tag_frames: pd.DataFrame
+) -> None:
+    """Under seed 0 alone a gains 0.1 in both frames, b 0 and 0.1: 0.075 on the mean."""
+    [row] = tag_scripts[1].differences(tag_frames)[2:]
+    assert row.startswith(
+        "| cine and lines by physics first | `scratch` | +0.075 | +0.075 | +0.075 | +0.075 |"
+    )
+
+
+def test_tag_frames_are_counted_and_groups_kept_apart(
+    tag_scripts: tuple[ModuleType, ModuleType], tag_frames: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Scratch in frame 0: a 0.6, b 0.8; in frame 1: a 0.8, b 0.7."""
+    module = tag_scripts[1]
+    table = module.by_frame(tag_frames)
+    assert list(table) == ["scratch", "physics"]
+    assert table["scratch"].tolist() == pytest.approx([0.7, 0.75])
+    assert module.table_by_group(tag_frames)[2:4] == [
+        "| `scratch` | BOY | 1 | 0.700 ± nan | 0.800 ± nan | 0.700 ± nan |",
+        "| `scratch` | DMD | 1 | 0.750 ± nan | 0.850 ± nan | 0.750 ± nan |",
+    ]
+    uneven = tag_scores(
+        {("scratch", 0, "a", 0): 0.5, ("scratch", 0, "a", 1): 0.5, ("scratch", 0, "b", 0): 0.5}
+    )
+    with pytest.raises(RunError, match="scans of 1 to 2 scored frames"):
+        module.frames_of(uneven)
+    module.draw(tag_frames, tmp_path / "by_frame.png")
+    assert (tmp_path / "by_frame.png").stat().st_size > 10_000
+
+
+def test_tag_contours_are_of_the_slice_in_two_dimensions(
+    tag_scripts: tuple[ModuleType, ModuleType], tmp_path: Path
+) -> None:
+    """A ring that lies 3 pixels of 2 mm aside: as a volume of one slice all of it would be surface, and nearer."""
+    y, x = np.ogrid[:64, :64]
+    reference, predicted = (
+        np.where(np.abs(np.hypot(y - middle, x - 32) - 18) < 5, Structure.MYO, 0).astype(np.uint8)[None, None]
+        for middle in (32, 35)
+    )
+    affine = np.diag([2.0, 2.0, 8.0, 1.0])
+    case = Case(
+        "s_tagged",
+        "s",
+        np.zeros((1, 1, 64, 64), np.float32),
+        affine,
+        Domain("tagged"),
+        reference,
+        (frozenset({Structure.MYO}),),
+    )
+    row = Row("s", "s_tagged", "tagged", "-", group="DMD", labels="-")
+    scores = score_case(row, case, predicted)
+    cell = tmp_path / "cells" / "target_supervised" / "seed-2-fold-1-of-2"
+    cell.mkdir(parents=True)
+    write_scores(scores, Cohort((row,), lambda row: case, "one"), cell / "scores.csv")
+    [kept] = tag_scripts[1].keep_contours(tmp_path).to_dict("records")
+    assert (kept["arm"], kept["seed"], kept["fold"], kept["frame"]) == ("target_supervised", 2, 1, 0)
+    contours = surface_distances(
+        predicted[0, 0] == Structure.MYO, reference[0, 0] == Structure.MYO, (2.0, 2.0)
+    )
+    assert kept["MYO"] == pytest.approx(hausdorff95(contours))
+    [volume] = [
+        s.value for s in scores if (s.structure, s.metric, s.unit, s.slice) == ("MYO", "hd95", "mm", None)
+    ]
+    assert volume < kept["MYO"] - 1
+
+
+def test_tag_tables_ask_of_arms_that_the_study_has(tag_scripts: tuple[ModuleType, ModuleType]) -> None:
+    """And the labels in the heads are those that the arms learn from."""
+    convergence, module = tag_scripts
+    study = Study.load(RESULTS.parents[1] / "studies" / "dhaene2023.yaml")
+    asked = {arm for pair in module.PAIRS for arm in pair} | set(module.TABLE_3) | set(convergence.ARMS)
+    assert asked <= set(study.arms)
+    assert {
+        study.recipe(arm).model_dump()["shape_weight"]: arm for arm in module.TABLE_4.values()
+    } == module.TABLE_4
+    for strategy, arms in module.LABELS.items():
+        for count, arm in zip((0, 1, 3, None), arms, strict=True):
+            settings = study.recipe(arm).model_dump() if arm else None
+            if settings is None:
+                continue
+            assert settings["strategy"] == strategy
+            assert (settings["target_labels"] == "none") == (count == 0)
+            assert settings["target_labelled"] == (count or None)

@@ -1,0 +1,356 @@
+"""Cine that looks tagged, from its kept scores: Tables 3 and 4 of Dhaene 2023, fewer labels, frames and groups.
+
+Reads dhaene2023/scores.csv and cells.csv beside this file, prints the tables for dhaene2023/README.md and draws
+dhaene2023/by_frame.png. Given the folder of the study it first keeps from its cells, in dhaene2023/contours.csv, what
+the evidence leaves out: HD95 of contours. Run from the repository root: `python docs/results/dhaene2023.py [OUT]`.
+
+A tagged scan has one slice. HD95 of a volume, which the evidence keeps, takes every pixel of one slice for its surface,
+and so comes out smaller than the paper's, which is of contours in 2-D.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from study_tables import head, line_of
+
+from crossbeat.errors import FileError, RunError
+from crossbeat.evaluation import read_scores
+from crossbeat.report.svg import SERIES
+from crossbeat.report.wording import p_value, signed
+from crossbeat.statistics import bootstrap_interval, holm, wilcoxon
+from crossbeat.study.evidence import TARGET, read_evidence
+from crossbeat.study.plan import Study
+
+HERE: Final = Path(__file__).with_name("dhaene2023")
+STRUCTURES: Final = ("MYO", "LV", "RV")
+STRATEGIES: Final = ("scratch", "cine", "physics", "cyclegan")
+TABLE_3: Final = (
+    "source_only",
+    *STRATEGIES,
+    "physics_static",
+    "scratch_published",
+    "cine_published",
+    "physics_published",
+    "scratch_dynunet",
+    "cine_dynunet",
+    "physics_dynunet",
+    "target_supervised",
+)
+TABLE_4: Final = {
+    0.0: "scratch_no_shape_loss",
+    0.05: "scratch",
+    0.5: "scratch_shape_0.5",
+    1.0: "scratch_shape_1",
+}
+"""γ and its arm."""
+LABELS: Final = {
+    "scratch": ("", "scratch_1_label", "scratch_3_labels", "scratch"),
+    "cine": ("cine_no_labels", "cine_1_label", "cine_3_labels", "cine"),
+    "physics": ("physics_no_labels", "physics_1_label", "physics_3_labels", "physics"),
+}
+"""Arms of a strategy that learn from 0, 1, 3 and all labelled patients."""
+PAIRS: Final = {
+    ("cine", "scratch"): "cine first",
+    ("physics", "scratch"): "cine and lines by physics first",
+    ("cyclegan", "scratch"): "cine and a CycleGAN's likeness first",
+    ("physics", "cine"): "lines by physics, in place of half the cine",
+    ("cyclegan", "cine"): "a CycleGAN's likeness, in place of half the cine",
+    ("physics", "cyclegan"): "physics in place of a CycleGAN",
+    ("physics", "physics_static"): "lines that fade and vary, in place of the paper's",
+    ("physics_published", "cine_published"): "lines as an extra stage, as published",
+    ("cine_published", "scratch_published"): "cine as an extra stage, as published",
+    ("scratch", "scratch_no_shape_loss"): "the shape-aware loss",
+    ("scratch_vae", "scratch"): "the VAE's loss",
+    ("scratch_random_contrast", "scratch"): "random contrast",
+    ("physics_3_labels", "scratch_3_labels"): "cine and lines first, 3 labelled patients",
+    ("physics_3_labels", "cine_3_labels"): "lines in place of half the cine, 3 labelled patients",
+    ("physics_1_label", "scratch_1_label"): "cine and lines first, 1 labelled patient",
+    ("physics_1_label", "cine_1_label"): "lines in place of half the cine, 1 labelled patient",
+    ("physics_no_labels", "cine_no_labels"): "lines in place of half the cine, no label",
+    (
+        "scratch_dynunet",
+        "scratch_no_shape_loss",
+    ): "DynUNet in place of ResNetVAE; the first with the shape-aware loss",
+}
+"""What is asked: (arm, the arm without that step)."""
+KEY: Final = ["arm", "seed", "fold", "subject", "scan"]
+EVERY: Final = 4
+"""In the table by frame only every fourth stands, as wide as a page is."""
+
+
+def frames_of(scores: pd.DataFrame, contours: pd.DataFrame | None = None) -> pd.DataFrame:
+    """A row a frame that a cell scored: `dice` and `hd95` (mm) of each structure, with its group and number.
+
+    The kept scores do not say which frame a row is of, but list frames in their order, so that they can be counted;
+    where not every scan has as many in every structure that would be wrong, and `RunError` is raised. HD95 is the
+    contours' where they are given, else the volume's.
+    """
+    chosen = scores[(scores["level"] == "") & scores["structure"].isin(STRUCTURES)]
+    dice = _numbered(chosen[chosen["metric"] == "dice"])
+    counts = dice.groupby([*KEY, "structure"]).size()
+    if counts.nunique() > 1:
+        raise RunError(
+            f"scores.csv: scans of {counts.min()} to {counts.max()} scored frames, and their rows do not say which; "
+            "frames can only be counted where every scan was scored in all of them"
+        )
+    if contours is None:
+        distance = _numbered(chosen[(chosen["metric"] == "hd95") & (chosen["unit"] == "mm")])
+    else:
+        distance = contours.melt([*KEY, "frame"], list(STRUCTURES), "structure", "value")
+    on = [*KEY, "frame", "structure"]
+    both = dice[[*on, "group", "value"]].rename(columns={"value": "dice"})
+    return both.merge(
+        distance[[*on, "value"]].rename(columns={"value": "hd95"}), how="left", on=on, validate="1:1"
+    )
+
+
+def _numbered(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(frame=rows.groupby([*KEY, "structure"]).cumcount())
+
+
+def keep_contours(out: Path) -> pd.DataFrame:
+    """HD95 in mm of the one slice of each frame, in 2-D, a column a structure, from the cells of a study's folder."""
+    found = []
+    for path in sorted(out.glob("cells/*/seed-*/scores.csv")):
+        seed, _, fold = path.parent.name.removeprefix("seed-").partition("-fold-")
+        rows = read_scores(path)
+        flat = rows[rows["slice"].notna() & (rows["metric"] == "hd95") & (rows["unit"] == "mm")]
+        if flat.duplicated(["scan", "frame", "structure"]).any():
+            raise RunError(
+                f"{path}: scans of several slices; contours are kept of scans that have one, as tagged ones"
+            )
+        wide = flat.pivot_table(
+            index=["subject", "scan", "frame"], columns="structure", values="value", dropna=False
+        )
+        number = int(fold.partition("-of-")[0] or 0)
+        found.append(wide.reset_index().assign(arm=path.parent.parent.name, seed=int(seed), fold=number))
+    if not found:
+        raise FileError(out, "has no finished cell (cells/ARM/seed-N/scores.csv)")
+    return pd.concat(found, ignore_index=True).reindex(columns=[*KEY, "frame", *STRUCTURES])
+
+
+def over_frames(frames: pd.DataFrame, arm: str, structure: str, metric: str) -> tuple[float, float]:
+    """Mean and SD over all frames of all patients, each of each seed once, as the paper prints."""
+    values = _of(frames, arm, structure)[metric].dropna()
+    return float(values.mean()), float(values.std())
+
+
+def over_patients(frames: pd.DataFrame, arm: str, structure: str, metric: str) -> tuple[float, float]:
+    """Mean and SD over patients: frames first, then seeds, as is sound."""
+    values = by_patient(_of(frames, arm, structure), metric)
+    return float(values.mean()), float(values.std())
+
+
+def by_patient(frames: pd.DataFrame, metric: str) -> pd.Series[float]:
+    """A value a patient: the mean over frames, then over seeds."""
+    return frames.groupby(["subject", "seed"])[metric].mean().groupby("subject").mean()
+
+
+def _of(frames: pd.DataFrame, arm: str, structure: str) -> pd.DataFrame:
+    return frames[(frames["arm"] == arm) & (frames["structure"] == structure)]
+
+
+def table_3(frames: pd.DataFrame, study: Study, metric: str) -> list[str]:
+    """A row an arm and structure: ours over frames and over patients, and what the paper prints of it."""
+    lines = head(("Arm", "Structure", "over frames", "over patients", "printed, over frames"))
+    there = set(frames["arm"])
+    for arm in (arm for arm in TABLE_3 if arm in there):
+        for structure in STRUCTURES:
+            lines.append(
+                line_of(
+                    f"`{arm}`",
+                    structure,
+                    *_both(frames, arm, structure, metric),
+                    _printed(study, arm, structure, metric),
+                )
+            )
+    return lines
+
+
+def table_4(frames: pd.DataFrame, study: Study) -> list[str]:
+    """A row a γ: Dice and HD95 of the myocardium over frames and over patients, with the printed values beside."""
+    lines = head(
+        ("γ", *(f"{m}, {o}" for m in ("Dice", "HD95 mm") for o in ("frames", "patients", "printed")))
+    )
+    for weight, arm in TABLE_4.items():
+        if arm in set(frames["arm"]):
+            told = [
+                text
+                for metric in ("dice", "hd95")
+                for text in (*_both(frames, arm, "MYO", metric), _printed(study, arm, "MYO", metric))
+            ]
+            lines.append(line_of(f"{weight:g}", *told))
+    return lines
+
+
+def _both(frames: pd.DataFrame, arm: str, structure: str, metric: str) -> list[str]:
+    digits = 3 if metric == "dice" else 2
+    pairs = (way(frames, arm, structure, metric) for way in (over_frames, over_patients))
+    return [f"{mean:.{digits}f} ± {sd:.{digits}f}" for mean, sd in pairs]
+
+
+def _printed(study: Study, arm: str, structure: str, metric: str) -> str:
+    for value in study.published:
+        if (value.arm, value.structure, value.metric) == (arm, structure, metric):
+            return f"{value.value:.3f}" + (f" ± {value.sd:.3f}" if value.sd is not None else "")
+    return "–"
+
+
+def by_labels(frames: pd.DataFrame) -> list[str]:
+    """Dice over patients, mean of structures, of each strategy by the number of labelled patients it learns from."""
+    lines = head(("Strategy", "0", "1", "3", "all"))
+    mean = frames.groupby(["arm", "seed", "subject", "frame"], as_index=False)["dice"].mean()
+    there = set(frames["arm"])
+    for strategy, arms in LABELS.items():
+        values = [by_patient(mean[mean["arm"] == arm], "dice") if arm in there else None for arm in arms]
+        told = ["–" if v is None else f"{v.mean():.3f} ± {v.std():.3f}" for v in values]
+        lines.append(line_of(f"`{strategy}`", *told))
+    return lines
+
+
+def differences(frames: pd.DataFrame, asked_of: Mapping[tuple[str, str], str] = PAIRS) -> list[str]:
+    """What each step adds in Dice over the patients and seeds that both arms have; p by Wilcoxon, and Holm over all.
+
+    The interval is of the mean of structures, by bootstrap over patients.
+    """
+    there, found = set(frames["arm"]), []
+    for (arm, without), asked in asked_of.items():
+        if {arm, without} <= there:
+            on = ["seed", "subject", "frame", "structure"]
+            both = _arm(frames, arm).merge(_arm(frames, without), on=on, suffixes=("", "_without"))
+            both["more"] = both["dice"] - both["dice_without"]
+            found.append((asked, without, both))
+    more = [by_patient(both, "more") for _, _, both in found]
+    p = [wilcoxon(m, np.zeros(len(m)), list(m.index)).p for m in more]
+    lines = head(("What is added", "to", *STRUCTURES, "mean", "95 % interval", "p", "Holm's p"))
+    for (asked, without, both), mean, one, corrected in zip(found, more, p, holm(p), strict=True):
+        each = [signed(by_patient(both[both["structure"] == s], "more").mean()) for s in STRUCTURES]
+        low, high = bootstrap_interval(mean, list(mean.index))
+        interval = f"{signed(low)} to {signed(high)}"
+        lines.append(
+            line_of(
+                asked, f"`{without}`", *each, signed(mean.mean()), interval, p_value(one), p_value(corrected)
+            )
+        )
+    return lines
+
+
+def _arm(frames: pd.DataFrame, arm: str) -> pd.DataFrame:
+    return frames.loc[frames["arm"] == arm, ["seed", "subject", "frame", "structure", "dice"]]
+
+
+def by_frame(frames: pd.DataFrame, structure: str = "MYO") -> pd.DataFrame:
+    """Mean Dice over patients of each strategy that is there: a line a frame of the cycle, a column an arm."""
+    rows = frames[(frames["structure"] == structure) & frames["arm"].isin(STRATEGIES)]
+    patients = rows.groupby(["frame", "arm", "subject"])["dice"].mean()
+    table = patients.groupby(["frame", "arm"]).mean().unstack("arm")
+    return table[[arm for arm in STRATEGIES if arm in table]]
+
+
+def table_by_frame(frames: pd.DataFrame) -> list[str]:
+    """Dice of the myocardium in every fourth frame, counted from 0, where the lines were laid."""
+    table = by_frame(frames).iloc[::EVERY]
+    lines = head(("Strategy", *(str(frame) for frame in table.index)))
+    return lines + [line_of(f"`{arm}`", *(f"{value:.3f}" for value in table[arm])) for arm in table]
+
+
+def table_by_group(frames: pd.DataFrame) -> list[str]:
+    """Dice of each structure over the patients of each group."""
+    groups = sorted(frames["group"].unique())
+    lines = head(("Strategy", "Group", "Patients", *STRUCTURES))
+    for arm in (arm for arm in STRATEGIES if arm in set(frames["arm"])):
+        for group in groups:
+            rows = frames[(frames["arm"] == arm) & (frames["group"] == group)]
+            told = [by_patient(rows[rows["structure"] == s], "dice") for s in STRUCTURES]
+            means = [f"{values.mean():.3f} ± {values.std():.3f}" for values in told]
+            lines.append(line_of(f"`{arm}`", group, f"{len(told[0])}", *means))
+    return lines
+
+
+def draw(frames: pd.DataFrame, path: Path, structure: str = "MYO") -> None:
+    """Dice by frame of the cycle, and by group: violins over frames, as the paper has them, with a dot a patient."""
+    figure, (left, right) = plt.subplots(2, 1, figsize=(8, 7.4))
+    table = by_frame(frames, structure)
+    colours = dict(zip(STRATEGIES, SERIES, strict=False))
+    for arm in table:
+        left.plot(
+            table.index, table[arm], color=colours[arm], linewidth=2, marker="o", markersize=4, label=arm
+        )
+    left.set_xlabel("frame of the cycle; lines are laid in frame 0", fontsize=12)
+    left.legend(
+        frameon=False, fontsize=12, ncols=len(table.columns), loc="lower center", bbox_to_anchor=(0.5, 1)
+    )
+    rows = frames[frames["structure"] == structure]
+    _violins(right, rows, list(table), colours)
+    for axes in (left, right):
+        axes.set_ylabel(f"Dice, {structure}", fontsize=12)
+        axes.tick_params(labelsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _violins(axes: Axes, rows: pd.DataFrame, arms: Sequence[str], colours: Mapping[str, str]) -> None:
+    groups = sorted(rows["group"].unique())
+    step = 1 / (len(arms) + 1)
+    for g, group in enumerate(groups):
+        for k, arm in enumerate(arms):
+            own = rows[(rows["group"] == group) & (rows["arm"] == arm)]
+            values, x = own["dice"].dropna(), g + (k - (len(arms) - 1) / 2) * step
+            if values.nunique() > 1:
+                body = axes.violinplot([values], [x], widths=step * 0.9, showextrema=False)["bodies"][0]
+                body.set(facecolor=colours[arm], alpha=0.45, edgecolor=colours[arm])
+            means = by_patient(own, "dice")
+            axes.plot([x] * len(means), means, "o", color=colours[arm], markersize=5, markeredgecolor="white")
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xlabel("group: a violin over frames, a dot a patient", fontsize=12)
+
+
+def main(words: Sequence[str]) -> None:
+    """Keep the contours where a study's folder is given; print what the kept scores say."""
+    file = HERE / "contours.csv"
+    if words:
+        HERE.mkdir(exist_ok=True)
+        keep_contours(Path(words[0])).to_csv(file, index=False, float_format="%.5g", lineterminator="\n")
+    evidence = read_evidence(HERE)
+    ranked = evidence.scores[evidence.scores["part"] == TARGET]
+    contours = pd.read_csv(file) if file.exists() else None
+    frames = frames_of(ranked, contours)
+    seeds = frames.groupby("arm", sort=False)["seed"].nunique()
+    seconds = evidence.cells.groupby("arm", sort=False)["wall_seconds"].mean()
+    parts = [
+        ["Dice", "", *table_3(frames, evidence.study, "dice")],
+        [
+            "HD95, mm: "
+            + ("of contours, in 2-D" if contours is not None else "of one-slice volumes, not the paper's"),
+            "",
+            *table_3(frames, evidence.study, "hd95"),
+        ],
+        table_4(frames, evidence.study),
+        by_labels(frames),
+        differences(frames),
+        table_by_frame(frames),
+        table_by_group(frames),
+        [
+            *head(("Arm", "Seeds", "Seconds a training")),
+            *(line_of(f"`{arm}`", f"{seeds[arm]}", f"{seconds[arm]:.0f}") for arm in seeds.index),
+        ],
+    ]
+    draw(frames, HERE / "by_frame.png")
+    print("\n\n".join("\n".join(lines) for lines in parts))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
