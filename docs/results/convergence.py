@@ -167,12 +167,12 @@ def draw(curves: pd.DataFrame, path: Path, reference: str = "scratch") -> None:
     axes.axhline(best, color="#5b6470", linewidth=1, linestyle=(0, (4, 3)))
     axes.annotate(
         f"best of {reference}",
-        (0.99, best),
+        (0.01, best),
         xycoords=("axes fraction", "data"),
-        xytext=(0, -4),
+        xytext=(0, 3),
         textcoords="offset points",
-        ha="right",
-        va="top",
+        ha="left",
+        va="bottom",
         fontsize=11,
         color="#5b6470",
     )

@@ -78,10 +78,7 @@ PAIRS: Final = {
     ("physics_1_label", "scratch_1_label"): "cine and lines first, 1 labelled patient",
     ("physics_1_label", "cine_1_label"): "lines in place of half the cine, 1 labelled patient",
     ("physics_no_labels", "cine_no_labels"): "lines in place of half the cine, no label",
-    (
-        "scratch_dynunet",
-        "scratch_no_shape_loss",
-    ): "DynUNet in place of ResNetVAE; the first with the shape-aware loss",
+    ("scratch_dynunet", "scratch"): "DynUNet in place of ResNetVAE",
 }
 """What is asked: (arm, the arm without that step)."""
 KEY: Final = ["arm", "seed", "fold", "subject", "scan"]
