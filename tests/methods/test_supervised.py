@@ -119,6 +119,7 @@ def test_a_preset_and_changes_to_it_reach_the_training_images(
     assert PRESETS["standard"].random_contrast_probability == 0
 
 
+@pytest.mark.slow
 def test_the_loss_falls_from_that_of_a_guess(cohort: Cohort, tmp_path: Path) -> None:
     learning = stage(cohort, tmp_path, steps=40, steps_per_round=20, learning_rate=1e-2, ema_decay=0)
     losses = []
@@ -153,6 +154,7 @@ def test_the_weights_of_the_loss_are_the_settings(
     assert set(given) == {(share, 1 - share)}
 
 
+@pytest.mark.slow
 def test_the_averaged_weights_are_kept_and_none_without_averaging(cohort: Cohort, tmp_path: Path) -> None:
     settings = {**TINY, "learning_rate": 1e-2}
     plain = train(cohort, Settings.of({**settings, "ema_decay": 0}), quiet_run(tmp_path / "plain"))

@@ -119,6 +119,7 @@ def patients(hearts: Callable[..., Cohort]) -> tuple[Cohort, list[str]]:
 # --- what it learns from -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_never_opens_a_target_label_but_those_that_are_granted(
     patients: tuple[Cohort, list[str]], tmp_path: Path
 ) -> None:
@@ -438,6 +439,7 @@ def no_segmentation_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "transfer_loss", lambda logits, batch, s: 0 * logits.sum())
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_to_tell(patients: tuple[Cohort, list[str]], tmp_path: Path) -> None:
     """The segmenter is held still."""
     still = {"learning_rate": 1e-12, "discriminator_learning_rate": 2e-3}
@@ -446,6 +448,7 @@ def test_the_discriminator_learns_to_tell(patients: tuple[Cohort, list[str]], tm
     assert float(last["d_on_drawn"]) > float(last["d_on_made_up"]) + 0.1
 
 
+@pytest.mark.slow
 def test_the_segmenter_learns_to_pass(
     patients: tuple[Cohort, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -633,6 +636,7 @@ def test_the_segmenters_gradient_is_clipped_and_the_discriminators_is_not(
         assert theirs.norm().item() > 1e-1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -669,6 +673,7 @@ def test_the_second_stage_goes_on_with_other_batches_than_the_first(
     assert seen == [6, 7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_in", ["warmup", "adversarial"])
 def test_stopped_in_either_stage_it_ends_as_if_it_had_not(
     patients: tuple[Cohort, list[str]],
@@ -766,6 +771,7 @@ def test_it_takes_several_rounds_in_a_row() -> None:
     assert rounds.tolist() == [0, 1, 0]
 
 
+@pytest.mark.slow
 def test_a_collapse_is_said_once_with_the_remedy(
     patients: tuple[Cohort, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -365,6 +365,7 @@ def test_autocast_gives_nearly_the_same_images(seen: Tensor) -> None:
     assert_alike(found.float(), expected, share=0.15)
 
 
+@pytest.mark.slow
 def test_a_few_steps_of_the_predictors_tell_two_styles_apart() -> None:
     """One content is to look dim in one style, and bright and turned over in the other."""
     torch.manual_seed(0)

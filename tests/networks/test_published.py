@@ -341,6 +341,7 @@ def test_segresnet_vae_grows_with_the_image(side: int, expected: int) -> None:
     assert count(SegResNetVae(1, 2, size=(side, side))) == expected
 
 
+@pytest.mark.slow
 def test_segresnet_vae_leaves_its_vae_untrained_by_the_logits() -> None:
     with torch.device("meta"):
         network, image = SegResNetVae(1, 2, size=(256, 256)), torch.zeros(2, 1, 256, 256)
@@ -403,6 +404,7 @@ def test_segresnet_vae_repaints_in_training_only_and_at_its_size_only() -> None:
         build("segresnet_vae", 1, 2, (32, 32), {"width": 12})
 
 
+@pytest.mark.slow
 def test_dynunet_is_monais_with_the_papers_arguments() -> None:
     from monai.networks.nets.dynunet import DynUNet
 

@@ -325,6 +325,7 @@ def learned(beat: Beat) -> Registration:
         return network.register(ed, es)
 
 
+@pytest.mark.slow
 def test_a_few_steps_beat_no_registration(beat: Beat, learned: Registration) -> None:
     still = torch.zeros_like(learned.displacement)
     ed, es = beat.images

@@ -96,6 +96,7 @@ def test_gives_one_logit_a_class_and_pixel_in_training_and_in_evaluation(name: s
         assert (logits.softmax(dim=1).std(dim=(2, 3)) > 0).all(), "every class depends on the image"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_takes_a_single_slice_of_its_minimum_side(name: str) -> None:
     entry = SEGMENTERS[name]
@@ -122,6 +123,7 @@ def test_refuses_other_sizes_and_says_which_fit(name: str, training: bool) -> No
         build(name, 1, CLASSES, (side, longer - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_trains_on_one_size_only_where_declared(name: str) -> None:
     side, longer = smallest(name)
@@ -182,6 +184,7 @@ def test_networks_are_laid_out_in_channels_last_but_for_those_that_it_slows_down
         assert all(weight.is_contiguous() for weight in normed.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_channels_last_is_the_same_network_where_declared(name: str) -> None:
     if not SEGMENTERS[name].channels_last:
@@ -191,6 +194,7 @@ def test_channels_last_is_the_same_network_where_declared(name: str) -> None:
     assert similarity(moved[1], plain[1]) > 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_is_nearly_the_same_network_where_declared(name: str) -> None:
     if not SEGMENTERS[name].bf16:
@@ -221,6 +225,7 @@ def similarity(one: Tensor, other: Tensor) -> float:
     return torch.cosine_similarity(one, other, dim=0).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_comes_back_from_disk_as_it_was(name: str, tmp_path: Path) -> None:
     image, labels = hearts(smallest(name))

@@ -81,6 +81,7 @@ def test_dice_is_the_mean_of_the_slice_and_a_missed_structure_counts_as_nought(
     assert column.image.shape == column.reference.shape
 
 
+@pytest.mark.slow
 def test_the_picture_has_a_row_for_each_run_and_one_for_the_reference(
     figure: ModuleType, runs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -111,6 +111,7 @@ def page(view: StudyView, tmp_path_factory: pytest.TempPathFactory) -> Page:
     return written(view, tmp_path_factory.mktemp("study"))
 
 
+@pytest.mark.slow
 def test_the_size_is_said_at_the_head_and_a_full_study_has_no_such_banner(
     view: StudyView, page: Page
 ) -> None:
@@ -179,6 +180,7 @@ def test_a_patient_is_averaged_over_frames_first_and_seeds_second() -> None:
     assert seed_means(scores, "LV", "dice", "") == {"a": {0: pytest.approx(0.6), 1: pytest.approx(0.0)}}
 
 
+@pytest.mark.slow
 def test_charts_hold_every_arm_every_patient_and_the_bounds(view: StudyView) -> None:
     page = make_study_page(view)
     titles = [re.findall(r"<title>(.*?)</title>", chart.svg) for chart in page.league_charts]
@@ -195,6 +197,7 @@ def test_charts_hold_every_arm_every_patient_and_the_bounds(view: StudyView) -> 
     assert [chart.svg.count(f">{short(LONG)}<") for chart in curves] == [1, 1]
 
 
+@pytest.mark.slow
 def test_the_paired_plot_counts_who_fares_better_by_hand(view: StudyView) -> None:
     values = patient_values(view.scores, "mean", "dice", "")
     higher = sum(values["weak_transfer"][p][0] > values["source_only"][p][0] for p in values["source_only"])
@@ -240,6 +243,7 @@ def test_names_from_outside_are_escaped(view: StudyView, tmp_path: Path) -> None
     assert found.text.count(nasty) >= 10
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_and_its_ids_are_sound(
     view: StudyView, hearts: Callable[..., Cohort], tmp_path: Path
 ) -> None:
@@ -257,6 +261,7 @@ def test_the_page_loads_nothing_and_its_ids_are_sound(
     assert set(pointed) <= set(ids)
 
 
+@pytest.mark.slow
 def test_charts_are_written_as_files_of_their_own(view: StudyView, tmp_path: Path) -> None:
     written(view, tmp_path)
     files = {file.name for file in (tmp_path / "figures").iterdir()}
@@ -281,6 +286,7 @@ def test_worst_median_and_best_are_of_the_tested_patients_by_hand(
     )
 
 
+@pytest.mark.slow
 def test_every_arm_segments_the_same_slices_beside_the_reference(
     view: StudyView, hearts: Callable[..., Cohort]
 ) -> None:
@@ -300,6 +306,7 @@ def test_every_arm_segments_the_same_slices_beside_the_reference(
             assert re.fullmatch(r"Dice 0\.\d{3}", column.dice)
 
 
+@pytest.mark.slow
 def test_a_prediction_that_cannot_be_read_or_fits_not_is_named(
     view: StudyView, hearts: Callable[..., Cohort]
 ) -> None:
@@ -318,6 +325,7 @@ def test_a_prediction_that_cannot_be_read_or_fits_not_is_named(
     assert notes[LONG] == "no prediction"
 
 
+@pytest.mark.slow
 def test_an_arm_that_draws_beyond_the_picture_says_so(view: StudyView, hearts: Callable[..., Cohort]) -> None:
     def everywhere(row: Any) -> Any:
         return np.ones((1, 3, 48, 56), np.uint8)
@@ -350,6 +358,7 @@ def test_a_study_of_which_nothing_has_finished_still_has_a_page(tmp_path: Path) 
     assert list(found.tables) == ["Arms"]
 
 
+@pytest.mark.slow
 def test_scores_without_a_league_are_drawn_and_the_page_says_what_it_waits_for(view: StudyView) -> None:
     found = make_study_page(replace(view, league=pd.DataFrame(), breakdowns={}))
     assert "both bounds" in found.why_none
@@ -357,6 +366,7 @@ def test_scores_without_a_league_are_drawn_and_the_page_says_what_it_waits_for(v
     assert len(found.boxes) == 4  # Dice; the unit of distances is the league's to say
 
 
+@pytest.mark.slow
 def test_two_arms_one_seed_few_patients(tmp_path: Path) -> None:
     few = fabricated.fabricate(arms=2, seeds=(0,), patients=4)
     blank = few.league.assign(low=np.nan, high=np.nan, gap_low=np.nan, gap_high=np.nan)
@@ -367,6 +377,7 @@ def test_two_arms_one_seed_few_patients(tmp_path: Path) -> None:
     assert "Not drawn: the scans were not at hand" in found.text
 
 
+@pytest.mark.slow
 def test_the_page_takes_what_the_league_of_a_study_gives(view: StudyView, tmp_path: Path) -> None:
     from crossbeat.study.league import breakdown, league
     from crossbeat.study.published import Published, side_by_side
@@ -399,6 +410,7 @@ def test_many_notes_are_folded_into_one(view: StudyView) -> None:
     assert not any(banner.head.startswith("cell") for banner in found.banners)
 
 
+@pytest.mark.slow
 def test_nominal_spacing_is_said_at_the_head_and_marks_every_mm(view: StudyView, tmp_path: Path) -> None:
     nominal = replace(view, nominal_scans=3, tested_scans=9, side_by_side=view.side_by_side.assign(unit="mm"))
     found = written(nominal, tmp_path)
@@ -458,6 +470,7 @@ def test_the_paired_charts_agree_with_the_difference_of_the_league(view: StudyVi
     assert np.mean(means) != pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_dice_beside_a_picture_is_of_the_seed_whose_prediction_it_shows(
     view: StudyView, hearts: Callable[..., Cohort]
 ) -> None:
@@ -474,6 +487,7 @@ def test_the_dice_beside_a_picture_is_of_the_seed_whose_prediction_it_shows(
     assert shown in {f"Dice {value:.3f}" for value in (*phase, float(np.mean(phase)))}
 
 
+@pytest.mark.slow
 def test_an_arm_whose_first_seed_failed_shows_the_dice_of_the_next(
     view: StudyView, hearts: Callable[..., Cohort]
 ) -> None:
@@ -522,6 +536,7 @@ def test_one_differs_and_two_differ(view: StudyView, tmp_path: Path) -> None:
     assert "1 of the settings that all arms have differs; 1 is the same in all and not listed." in text
 
 
+@pytest.mark.slow
 def test_the_best_arm_is_not_said_to_lie_between_the_bounds(view: StudyView, tmp_path: Path) -> None:
     ranked = view.league.assign(
         rank=view.league["arm"].map({"weak_transfer": 1, LONG: 2}).fillna(0).astype(int)
@@ -553,6 +568,7 @@ def _with_pictures(view: StudyView, tested: Cohort) -> StudyView:
     return pictured
 
 
+@pytest.mark.slow
 def test_a_table_that_goes_on_sideways_shows_it(view: StudyView) -> None:
     style = make_study_page(view).css
     assert re.search(r"\.table \{[^}]*no-repeat local,[^}]*no-repeat scroll,", style), (

@@ -77,6 +77,7 @@ def test_analytic_volumes_are_those_of_a_random_count(heart: Heart) -> None:
         assert wall * 1.05 == pytest.approx(heart.mass_g, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_fine_isotropic_grid_gives_the_analytic_indices() -> None:
     heart = Heart.draw(np.random.default_rng(5), "MINF")
     end_diastole, end_systole = (_ml(heart, p, 1.0) for p in (0.0, heart.motion.es_phase))

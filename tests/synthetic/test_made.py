@@ -34,6 +34,7 @@ def full(*_: Any, **__: Any) -> None:
     raise OSError("No space left on device")
 
 
+@pytest.mark.slow
 def test_a_phantom_that_failed_is_made_again_without_a_word(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         make(tmp_path, write=full)
@@ -50,6 +51,7 @@ def test_a_phantom_that_failed_is_made_again_without_a_word(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.slow
 def test_one_interrupted_while_it_replaces_another_leaves_no_cohort_of_mixed_scans(tmp_path: Path) -> None:
     (tmp_path / "cohort.csv").write_text("of the other")
     with pytest.raises(OSError, match="No space left"):
@@ -66,6 +68,7 @@ def test_a_broken_note_is_named_with_the_remedy(damage: str, tmp_path: Path) -> 
         make_phantom(PhantomSpec(subjects=2, test=1), tmp_path)
 
 
+@pytest.mark.slow
 def test_overwriting_passes_over_a_broken_note(tmp_path: Path) -> None:
     (tmp_path / "phantom.json").write_text("{")
     with pytest.raises(OSError, match="No space left"):
@@ -73,6 +76,7 @@ def test_overwriting_passes_over_a_broken_note(tmp_path: Path) -> None:
     assert note(tmp_path)["whole"] is False
 
 
+@pytest.mark.slow
 def test_a_note_of_before_is_that_of_a_whole_phantom(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         make(tmp_path, write=full)
@@ -166,6 +170,7 @@ def test_unseen_vendors_need_seen_ones_beside(tmp_path: Path, subjects: int, ven
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_cine_may_give_the_labels_of_two_frames_only(tmp_path: Path) -> None:
     make(
         tmp_path,

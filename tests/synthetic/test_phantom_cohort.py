@@ -65,6 +65,7 @@ def test_stacks_run_from_apex_to_base_as_the_readers_turn_them(scans: dict[str, 
         assert area[: len(area) // 2].sum() < area[len(area) // 2 :].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vendor", SCANNERS)
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_cine_stack_covers_both_ventricles_from_base_to_apex(vendor: str, group: str) -> None:

@@ -117,11 +117,13 @@ def test_draws_are_normal_without_tails_and_do_not_pile_up_at_the_limits() -> No
     assert len(np.unique(drawn)) == drawn.size
 
 
+@pytest.mark.slow
 def test_the_same_seed_draws_the_same_heart() -> None:
     for group in GROUPS:
         assert Heart.draw(np.random.default_rng(7), group) == hearts(group)[7]
 
 
+@pytest.mark.slow
 def test_boys_are_small_quick_and_their_walls_are_thin() -> None:
     """Buechel 2009, doi 10.1186/1532-429X-11-19, at 1.21 m2: EDV 101 ml, mass 68 g, RV EDV 111 ml, EF 61 %."""
     boys, men = ([Heart.draw(np.random.default_rng(seed), g) for seed in range(12)] for g in ("BOY", "NOR"))
