@@ -16,6 +16,7 @@ from crossbeat.case import Case
 from crossbeat.cli import app, method_command
 from crossbeat.cohort import Cohort, Row
 from crossbeat.methods import METHODS
+from crossbeat.networks import SEGMENTERS
 from crossbeat.study.demo import demo_study
 from crossbeat.study.plan import LOWER, UPPER, Study, plan
 from crossbeat.training import Run
@@ -159,6 +160,8 @@ def test_every_arm_takes_a_few_steps(path: Path, hearts: Callable[..., Cohort], 
     for cell in {cell.arm: cell for cell in cells}.values():
         run = Run(tmp_path / cell.arm, device="cpu", progress=False, estimates={})
         small = {key: value for key, value in SMALL.items() if key in type(cell.settings).model_fields}
+        network = SEGMENTERS[cell.settings.model_dump()["network"]]
+        small["image_size"] = max(SMALL["image_size"], network.minimum_side)
         settings = type(cell.settings).of(cell.settings.model_dump(mode="json") | small)
         METHODS[cell.method].train(cell.cohort, settings, run)
         assert run.estimates
