@@ -246,7 +246,7 @@ def tag_scores(dice: dict[tuple[str, int, str, int], float]) -> pd.DataFrame:
         "value",
         "group",
     ]
-    return pd.DataFrame(lines, columns=[*columns, "value", "group"])
+    return pd.DataFrame(lines, columns=columns)
 
 
 @pytest.fixture
