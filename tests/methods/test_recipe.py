@@ -7,6 +7,7 @@ from pydantic import Field
 
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CohortError, SettingsError
+from crossbeat.methods import METHODS
 from crossbeat.methods.recipe import Recipe, find_domains
 
 
@@ -44,6 +45,14 @@ def test_explicit_settings_win_over_size_over_profile_over_default() -> None:
     assert (Numbers.of({"profile": "code"}).rate, Numbers.of({"profile": "code"}).steps) == (0.5, 7)
     assert Numbers.of({"profile": "code", "size": "demo"}).steps == 3
     assert Numbers.of({"profile": "code", "size": "demo", "steps": 9}).steps == 9
+
+
+def test_another_network_does_not_get_the_arguments_of_the_size_s_own() -> None:
+    own = METHODS["supervised"].settings.of({"size": "demo"})
+    assert (own.network, own.network_arguments) == ("dilated_resunet", {"norm": "instance"})
+    assert METHODS["supervised"].settings.of({"size": "demo", "network": "unet"}).network_arguments == {}
+    named = {"size": "demo", "network": "dilated_resunet"}
+    assert METHODS["supervised"].settings.of(named).network_arguments == {"norm": "instance"}
 
 
 def test_a_file_is_read_and_changed_from_the_command_line(tmp_path: Path) -> None:

@@ -72,7 +72,10 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
         if not isinstance(given, dict):
             return given
         profile, size = given.get("profile", "ours"), given.get("size", "full")
-        return {**_preset(cls.PROFILES, profile, "profile"), **_preset(cls.SIZES, size, "size"), **given}
+        preset = {**_preset(cls.PROFILES, profile, "profile"), **_preset(cls.SIZES, size, "size")}
+        if given.get("network", preset.get("network")) != preset.get("network"):
+            preset.pop("network_arguments", None)  # they are those of the preset's own network
+        return {**preset, **given}
 
     @field_validator("source", "target", mode="before")
     @classmethod
