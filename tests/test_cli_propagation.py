@@ -172,6 +172,18 @@ def test_the_new_cohort_keeps_what_the_old_one_said_and_tells_who_drew_what(
     assert rows[0]["convention"] == "crossbeat"
 
 
+def test_scores_against_carried_labels_come_with_a_word(
+    data: Path, still_run: Path, tmp_path: Path, propagate: Command
+) -> None:
+    assert propagate(still_run, data / "cohort.csv", "-o", tmp_path / "out").code == 0
+    maps = tmp_path / "out" / "labels"
+    scored = propagate(
+        maps, tmp_path / "out" / "cohort.csv", "--all", "-o", tmp_path / "scores.csv", command="evaluate"
+    )
+    assert scored.code == 0, scored.err
+    assert re.search(r"note: 2 scans, anna first, have labels that `crossbeat propagate` carried", scored.err)
+
+
 def test_each_frame_has_a_line_with_its_source_confidence_and_volume(
     data: Path, still_run: Path, tmp_path: Path, propagate: Command
 ) -> None:

@@ -1010,6 +1010,34 @@ def test_stopped_in_either_stage_it_ends_as_if_it_had_not(
 
 
 @pytest.mark.slow
+def test_a_dry_run_counts_frames_of_cines_alone(cines: Cohort, tmp_path: Path) -> None:
+    def read(row: Row) -> Case:
+        case = cines.read(row)
+        return restrict_to_first(case) if row.scan == cines.rows[1].scan else case
+
+    def restrict_to_first(case: Case) -> Case:
+        assert case.labels is not None
+        return replace(
+            case, image=case.image[:1], labels=case.labels[:1], drawn=case.drawn[:1], frame_times_ms=None
+        )
+
+    still = replace(cines.rows[1], ed_frame=0, es_frame=None)
+    mixed = replace(cines, rows=(cines.rows[0], still, *cines.rows[2:]), read=read)
+    run = Run(tmp_path / "run", device="cpu", progress=False, estimates={})
+    train(mixed, settings_of(), run)
+    assert run.estimates is not None
+    assert run.estimates["carrying labels"].updates == 2 * 4
+
+
+def test_a_run_says_where_few_carried_frames_can_be_trusted(cines: Cohort, tmp_path: Path) -> None:
+    train(cines, settings_of(**ONCE, confidence_threshold=1.0), quiet_run(tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    said = [line["text"] for line in lines if line["event"] == "note"]
+    assert any(
+        re.search(r"of 12 frames with carried labels 0 are trusted.*the mean is 0\.", text) for text in said
+    )
+
+
 def test_a_dry_run_tells_the_cost_of_both_stages_and_writes_nothing(cines: Cohort, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", device="cpu", progress=False, estimates={})
     train(cines, settings_of(), run)

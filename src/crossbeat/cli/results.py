@@ -30,6 +30,12 @@ def evaluate(
 
     out = out or run / "scores.csv"
     cohort = pick(cohort_at(cohort_csv), where, everything).labelled()
+    carried = [row.scan for row in cohort if row.further.get("carried_from")]
+    if carried:
+        console.warn(
+            f"{len(carried)} scans, {carried[0]} first, have labels that `crossbeat propagate` carried to most of "
+            "their frames: scores against them are not against an expert; take the cohort.csv that they came from"
+        )
     with console.bar("scoring", len(cohort)) as step:
         read = prediction_reader(run, cohort)
         scores, compared = evaluate_cohort(cohort, read, units=("mm", "voxel"), jobs=jobs, progress=step)

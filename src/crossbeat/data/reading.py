@@ -111,7 +111,7 @@ def read_label_file(
         raise FileError(
             path,
             f"has {len(turned)} frames and the image {image.path.name} has {frames}; "
-            "say which frames it labels, as in `0=a.nii.gz;11=b.nii.gz`",
+            "say which frames are labelled, each in a 3-D file of its own, as in `0=a.nii.gz;11=b.nii.gz`",
         )
     if frame is not None and len(turned) not in (1, frames):
         raise FileError(

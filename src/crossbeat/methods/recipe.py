@@ -255,7 +255,8 @@ def _labelled_target(target: Cohort, recipe: Recipe, seed: int) -> Cohort:
     count = max(1, round(share * len(subjects))) if share < 1 else int(share)
     if count > len(subjects):
         raise CohortError(
-            f"{target.name}: {count} labelled target subjects wanted, there are {len(subjects)}"
+            f"{target.name}: {count} labelled target subjects wanted, there are {len(subjects)}; lower "
+            "target_labelled, or say null for all"
         )
     chosen = {subjects[i] for i in np.random.default_rng(seed).permutation(len(subjects))[:count]}
     return labelled.only(lambda row: row.subject in chosen)

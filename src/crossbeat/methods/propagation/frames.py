@@ -117,7 +117,8 @@ def refuse_empty(case: Case, frames: Sequence[int]) -> None:
             raise CaseError(
                 case.id,
                 f"frame {frame} should show {names}, and its mask is empty, so background alone would be carried; "
-                "draw them there, or take the frame out of the scan's labels",
+                "draw them there, or name in the cohort.csv the frames that somebody drew: labels as `0=ed.nii.gz`, or "
+                "no es_frame",
             )
 
 

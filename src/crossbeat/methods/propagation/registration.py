@@ -221,7 +221,7 @@ def _refuse_stills(domains: Domains, settings: Settings, run: Run) -> None:
     if settings.without_cine == "refuse":
         raise CohortError(
             f"{problem}; index the whole cines, or say `synthetic_labels: false` to train on real labels alone, "
-            "which is the paper's baseline"
+            "which is the paper's baseline (`without_cine: real_labels` does so only where there is no cine)"
         )
     run.note(
         f"{problem}: this run trains on real labels alone and is not propagation (without_cine: real_labels)"

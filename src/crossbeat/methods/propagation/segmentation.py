@@ -183,19 +183,22 @@ def gather(domains: Domains, settings: Settings, registrar: Registrar | None, ru
     banks, weights = [real], [torch.ones(len(real))]
     records: dict[str, tuple[FrameRecord, ...]] = {}
     rows = labelled.rows if registrar is not None else ()
+    cines, took = 0, 0.0
     with run.bar("carrying labels", len(rows)) as step:
         for row in rows:
             case = labelled.read(row)
+            cines += case.frames > 1
             if registrar is not None and case.frames > 1 and (run.estimates is None or not records):
                 began = time.perf_counter()
                 records[row.scan], kept = _carry(row, case, settings, registrar)
-                _estimate(len(records[row.scan]), time.perf_counter() - began, len(rows), run)
+                took = time.perf_counter() - began
                 if kept is not None:
                     banks.append(
                         _halved(build_bank(_alone(row, kept), settings.preparation, annotated_only=True))
                     )
                     weights.append(_weights(banks[-1], records[row.scan], settings))
             step()
+    _estimate(len(next(iter(records.values()), ())), took, cines, run)
     if registrar is not None:
         _tell(records, settings, run)
     return Lesson(join_banks(banks), torch.cat(weights), len(real), records)
@@ -286,6 +289,12 @@ def _tell(records: Mapping[str, tuple[FrameRecord, ...]], settings: Settings, ru
     run.record(
         "labels carried", scans=len(records), frames=len(frames), trusted=len(trusted), confidence=mean
     )
+    if 2 * len(trusted) < len(frames):
+        run.note(
+            f"of {len(frames)} frames with carried labels {len(trusted)} are trusted, a confidence of "
+            f"{settings.confidence_threshold:g} or more; the mean is {mean:.2f}: look at carried.csv, and at what "
+            "`crossbeat propagate` draws of it"
+        )
     if settings.confidence == "drop" and len(trusted) < len(frames):
         run.note(
             f"{len(frames) - len(trusted)} of {len(frames)} frames with carried labels are left out: their "
