@@ -202,7 +202,7 @@ def _as_csv(lines: Sequence[FrameLine]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(astuple(line) for line in lines)
+    writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in astuple(line)] for line in lines)
     return text.getvalue()
 
 

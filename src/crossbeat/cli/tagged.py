@@ -358,7 +358,7 @@ def _show(axes: Axes, look: Look, k: int, *, after: bool) -> None:
     title = (
         f"frame {look.frames[k]}, tagged"
         if after
-        else look.name.removesuffix("_tagged")
+        else f"{look.name.removesuffix('_tagged')}, cine"
         if k == 0
         else "cine"
     )
