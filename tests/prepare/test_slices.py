@@ -11,7 +11,7 @@ from crossbeat.errors import CohortError
 from crossbeat.labels import UNKNOWN, Structure
 from crossbeat.losses.segmentation import segmentation_loss
 from crossbeat.prepare.augment import PRESETS
-from crossbeat.prepare.slices import SliceBank, build_bank, global_batch, training_batch
+from crossbeat.prepare.slices import SliceBank, _order, build_bank, global_batch, training_batch
 from crossbeat.prepare.volumes import Preparation
 
 LV, MYO = Structure.LV, Structure.MYO
@@ -87,6 +87,12 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
         global_batch(3, step, 12, 8)
     assert torch.equal(late, global_batch(7, 1000, 12, 8))
     assert not torch.equal(late, global_batch(8, 1000, 12, 8))
+
+
+def test_the_order_is_drawn_on_the_cpu_whatever_device_is_the_default() -> None:
+    with torch.device("meta"):  # nothing else in the tests asks for this seed first
+        _order(990_017, 0, 12)
+    assert sorted(_order(990_017, 0, 12).tolist()) == list(range(12))
 
 
 def test_two_devices_together_see_what_one_sees() -> None:

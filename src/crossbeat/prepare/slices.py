@@ -191,7 +191,8 @@ def batch_generator(seed: int, step: int, purpose: int = 0) -> torch.Generator:
 
 @lru_cache(maxsize=64)
 def _order(seed: int, epoch: int, count: int) -> Int[Tensor, " n"]:
-    return torch.randperm(count, generator=batch_generator(seed, epoch, purpose=100))
+    # On the CPU by name: under another default device it would stay kept there, for whoever asks next.
+    return torch.randperm(count, generator=batch_generator(seed, epoch, purpose=100), device="cpu")
 
 
 def _images(
