@@ -990,7 +990,7 @@ def test_hearts_without_an_rv_cannot_teach_a_discriminator(
 
 def train_in(folder: Path, devices: int) -> None:
     """What this file does as a script, once in each process: both stages, without BatchNorm, to the end."""
-    sys.path.append(str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # before the conftest beside this file
     from conftest import small_heart  # that of all tests
 
     torch.set_num_threads(1)
