@@ -230,6 +230,7 @@ def test_a_public_layout_is_indexed_split_and_checked(
     assert sorted(line["split"] for line in read_csv(cohort_csv)) == ["test", "train"]
 
 
+@pytest.mark.slow
 def test_a_phantom_is_found_again_and_no_other_is_put_over_it(tmp_path: Path, crossbeat: Command) -> None:
     words = ["phantom", tmp_path, "--subjects", 2, "--sequences", "t2", "--jobs", 1, "--test", 1]
     made = crossbeat(*words)
@@ -270,6 +271,7 @@ def test_check_names_every_error_and_exits_with_1(
 # Prediction: any input, onto its own grid
 
 
+@pytest.mark.slow
 def test_a_cohort_is_predicted_and_the_answer_is_that_of_the_function(
     phantom: Path, run: Path, scan: Path, tmp_path: Path, crossbeat: Command
 ) -> None:
@@ -289,6 +291,7 @@ def test_a_cohort_is_predicted_and_the_answer_is_that_of_the_function(
     assert about["labels"]["1"] == "LV"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "options"),
     [
@@ -316,6 +319,7 @@ def test_options_of_prediction_do_what_they_say(
     assert (found != plain).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codes", [("L", "A", "S"), ("P", "I", "R"), ("S", "L", "P")])
 def test_a_label_map_lies_on_the_inputs_own_grid_however_it_was_stored(
     codes: tuple[str, str, str], run: Path, scan: Path, tmp_path: Path, crossbeat: Command
@@ -336,6 +340,7 @@ def test_a_label_map_lies_on_the_inputs_own_grid_however_it_was_stored(
     np.testing.assert_array_equal(label_map(tmp_path / "out" / "turned.nii.gz"), expected)
 
 
+@pytest.mark.slow
 def test_4_d_in_is_4_d_out_frame_by_frame(run: Path, scan: Path, tmp_path: Path, crossbeat: Command) -> None:
     image = nib.load(scan)
     still = np.asarray(image.dataobj)
@@ -355,6 +360,7 @@ def test_4_d_in_is_4_d_out_frame_by_frame(run: Path, scan: Path, tmp_path: Path,
     np.testing.assert_array_equal(label_map(tmp_path / "out" / "cine.nii.gz")[0], expected[0])
 
 
+@pytest.mark.slow
 def test_in_a_folder_a_failing_scan_is_named_and_the_others_are_written(
     run: Path, scan: Path, tmp_path: Path, crossbeat: Command
 ) -> None:
@@ -458,6 +464,7 @@ def test_one_slice_is_drawn_but_gets_no_volumes(
     assert line["remark"].startswith("one slice")
 
 
+@pytest.mark.slow
 def test_scans_predicted_one_after_another_are_measured_together_and_none_is_left_out(
     run: Path, phantom: Path, tmp_path: Path, crossbeat: Command
 ) -> None:
@@ -519,6 +526,7 @@ def test_a_training_that_could_not_begin_leaves_no_folder_in_the_way(
 # Refusals: exit code 2, one message, no traceback
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

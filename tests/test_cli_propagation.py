@@ -156,6 +156,7 @@ def test_where_nothing_moves_every_frame_gets_the_labels_of_ed(
     assert (checked.code, "2 scans, 0 errors" in checked.out) == (0, True), checked.out
 
 
+@pytest.mark.slow
 def test_the_new_cohort_keeps_what_the_old_one_said_and_tells_who_drew_what(
     data: Path, still_run: Path, tmp_path: Path, propagate: Command
 ) -> None:
@@ -172,6 +173,7 @@ def test_the_new_cohort_keeps_what_the_old_one_said_and_tells_who_drew_what(
     assert rows[0]["convention"] == "crossbeat"
 
 
+@pytest.mark.slow
 def test_scores_against_carried_labels_come_with_a_word(
     data: Path, still_run: Path, tmp_path: Path, propagate: Command
 ) -> None:
@@ -184,6 +186,7 @@ def test_scores_against_carried_labels_come_with_a_word(
     assert re.search(r"note: 2 scans, anna first, have labels that `crossbeat propagate` carried", scored.err)
 
 
+@pytest.mark.slow
 def test_each_frame_has_a_line_with_its_source_confidence_and_volume(
     data: Path, still_run: Path, tmp_path: Path, propagate: Command
 ) -> None:
@@ -209,6 +212,7 @@ def test_each_frame_has_a_line_with_its_source_confidence_and_volume(
     assert [math.isnan(float(line["agreement"])) for line in carried] == [False] * 3 + [True] * 4
 
 
+@pytest.mark.slow
 def test_a_shift_arrives_in_labels_fields_and_pictures(
     data: Path, tmp_path: Path, propagate: Command
 ) -> None:
@@ -233,6 +237,7 @@ def test_a_shift_arrives_in_labels_fields_and_pictures(
     assert not (out / "labels" / "bert.nii.gz").exists()
 
 
+@pytest.mark.slow
 def test_what_moves_through_the_slices_is_told_in_mm_too(
     data: Path, tmp_path: Path, propagate: Command
 ) -> None:
@@ -247,6 +252,7 @@ def test_what_moves_through_the_slices_is_told_in_mm_too(
     assert "through the slices too" in (out / "propagation.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_without_fields_none_are_written(
     data: Path, still_run: Path, tmp_path: Path, propagate: Command
 ) -> None:
@@ -257,6 +263,7 @@ def test_without_fields_none_are_written(
     ]
 
 
+@pytest.mark.slow
 def test_labels_lie_on_the_scans_own_grid_however_it_was_stored(
     data: Path, still_run: Path, tmp_path: Path, propagate: Command
 ) -> None:
@@ -277,6 +284,7 @@ def test_labels_lie_on_the_scans_own_grid_however_it_was_stored(
     )
 
 
+@pytest.mark.slow
 def test_scans_that_cannot_be_carried_are_named_and_the_others_go_on(
     data: Path, still_run: Path, tmp_path: Path, propagate: Command
 ) -> None:
@@ -321,6 +329,7 @@ def test_where_no_scan_could_be_carried_nothing_is_left(
     assert not files(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_test_split_is_carried_unless_all_are_asked_for(
     data: Path, still_run: Path, tmp_path: Path, propagate: Command
 ) -> None:
@@ -333,6 +342,7 @@ def test_the_test_split_is_carried_unless_all_are_asked_for(
     assert [row["split"] for row in read_csv(tmp_path / "both" / "cohort.csv")] == ["train", "test"]
 
 
+@pytest.mark.slow
 def test_what_is_there_is_replaced_on_request_alone_and_nothing_stale_stays(
     data: Path, still_run: Path, tmp_path: Path, propagate: Command
 ) -> None:
@@ -406,6 +416,7 @@ def test_a_mistake_is_one_readable_message(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_slices_that_nobody_looked_at_stay_so(
     data: Path, still_run: Path, tmp_path: Path, propagate: Command
 ) -> None:

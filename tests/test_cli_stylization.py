@@ -168,6 +168,7 @@ def cohort_of(path: Path) -> Cohort:
 # --- what is written ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scans_of_the_source_take_on_the_style_inside_the_crop_and_keep_their_labels(
     data: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -196,6 +197,7 @@ def test_scans_of_the_source_take_on_the_style_inside_the_crop_and_keep_their_la
     assert not [str(problem) for problem in check(cohort, out) if problem.severity == "error"]
 
 
+@pytest.mark.slow
 def test_nobody_takes_them_for_real_scans(data: Path, rain: Path, tmp_path: Path, stylize: Command) -> None:
     assert stylize(rain, data / "cohort.csv", "-o", tmp_path / "out", "--all").code == 0
     cohort = cohort_of(tmp_path / "out" / "cohort.csv")
@@ -216,6 +218,7 @@ def test_nobody_takes_them_for_real_scans(data: Path, rain: Path, tmp_path: Path
     assert b"not measured" in header["descrip"].item()
 
 
+@pytest.mark.slow
 def test_images_lie_on_the_axes_on_which_the_scan_was_stored(
     data: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -236,6 +239,7 @@ def test_images_lie_on_the_axes_on_which_the_scan_was_stored(
     np.testing.assert_array_equal(cohort.read(cohort.rows[0]).labels, heart())
 
 
+@pytest.mark.slow
 def test_without_a_filter_the_test_split_of_the_source_is_restyled(
     data: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -254,6 +258,7 @@ def test_without_a_filter_the_test_split_of_the_source_is_restyled(
 # --- whose styles ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_styles_are_those_that_the_run_saw_or_those_that_are_named(
     data: Path, rain: Path, adaconv: Path, tmp_path: Path
 ) -> None:
@@ -269,6 +274,7 @@ def test_styles_are_those_that_the_run_saw_or_those_that_are_named(
     )
 
 
+@pytest.mark.slow
 def test_a_scans_style_is_drawn_by_seed_and_its_own_name_alone(
     data: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -291,6 +297,7 @@ def test_a_scans_style_is_drawn_by_seed_and_its_own_name_alone(
     )
 
 
+@pytest.mark.slow
 def test_a_style_may_be_one_file_of_another_size_and_spacing(
     data: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -305,6 +312,7 @@ def test_a_style_may_be_one_file_of_another_size_and_spacing(
     assert row["stylised_as"].startswith("Own frame 0 slice ")
 
 
+@pytest.mark.slow
 def test_of_a_style_cine_the_frame_is_told_in_its_own_counting(
     data: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -319,6 +327,7 @@ def test_of_a_style_cine_the_frame_is_told_in_its_own_counting(
 # --- several stylizers, several styles ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stylizers_stand_side_by_side_in_the_same_style(
     data: Path, rain: Path, adaconv: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -337,6 +346,7 @@ def test_stylizers_stand_side_by_side_in_the_same_style(
     assert "AdaConv, along ε." not in text, "its styles have no code"
 
 
+@pytest.mark.slow
 def test_explored_styles_are_written_beside_where_styles_have_a_code(
     data: Path, rain: Path, adaconv: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -360,6 +370,7 @@ def test_explored_styles_are_written_beside_where_styles_have_a_code(
 # --- what is said of them ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_divergences_are_those_of_the_voxels_before_and_after(
     data: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -385,6 +396,7 @@ def test_divergences_are_those_of_the_voxels_before_and_after(
     assert float(line["myocardium_from_style"]) == pytest.approx(divergence_nats(painted, style), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_style_that_nobody_labelled_has_no_histogram_of_its_heart(
     data: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -395,6 +407,7 @@ def test_a_style_that_nobody_labelled_has_no_histogram_of_its_heart(
     assert float(line["crop_from_style"]) > 0
 
 
+@pytest.mark.slow
 def test_one_grey_keeps_no_edge(data: Path, rain: Path, tmp_path: Path, stylize: Command) -> None:
     assert stylize(rain, data / "cohort.csv", "-o", tmp_path / "out").code == 0
     (line,) = read_csv(tmp_path / "out" / "structure.csv")
@@ -413,6 +426,7 @@ class Judge(Segmenter):
         return labels
 
 
+@pytest.mark.slow
 def test_the_structure_check_is_the_dice_before_and_after_of_labelled_frames(
     data: Path, rain: Path, tmp_path: Path
 ) -> None:
@@ -449,6 +463,7 @@ class Blind(Segmenter):
         return np.zeros(case.image.shape, np.uint8)
 
 
+@pytest.mark.slow
 def test_a_segmenter_that_finds_nothing_before_tells_nothing_after(
     data: Path, rain: Path, tmp_path: Path
 ) -> None:
@@ -465,6 +480,7 @@ def test_a_segmenter_that_finds_nothing_before_tells_nothing_after(
         assert ("finds nothing in the contents themselves" in page_of(out)) == (kind is Blind)
 
 
+@pytest.mark.slow
 def test_the_structure_check_says_where_its_segmenter_knew_the_scans(
     data: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -482,6 +498,7 @@ def test_the_structure_check_says_where_its_segmenter_knew_the_scans(
     assert "Dice of a segmenter of source images" in page_of(tmp_path / "known")
 
 
+@pytest.mark.slow
 def test_the_page_shows_contours_predictions_and_the_code(
     data: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -502,6 +519,7 @@ def test_the_page_shows_contours_predictions_and_the_code(
     assert "https://" not in text
 
 
+@pytest.mark.slow
 def test_scans_without_labels_are_restyled_and_shown_without_contours(
     data: Path, adaconv: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -525,6 +543,7 @@ def test_scans_without_labels_are_restyled_and_shown_without_contours(
 # --- what goes wrong ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scans_that_fail_are_named_and_the_others_go_on(
     data: Path, rain: Path, tmp_path: Path, stylize: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -543,6 +562,7 @@ def test_scans_that_fail_are_named_and_the_others_go_on(
     assert not files(tmp_path / "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -575,6 +595,7 @@ def test_a_mistake_is_one_readable_message(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_what_is_there_is_replaced_on_request_alone_and_nothing_stale_stays(
     data: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -594,6 +615,7 @@ def test_what_is_there_is_replaced_on_request_alone_and_nothing_stale_stays(
     ]
 
 
+@pytest.mark.slow
 def test_scans_and_given_files_are_never_written_over(
     data: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:
@@ -629,6 +651,7 @@ def test_a_run_that_says_nothing_of_its_training_is_refused(
     assert "does not say how it was trained" in stylize(run, data / "cohort.csv", "-o", tmp_path / "out").err
 
 
+@pytest.mark.slow
 def test_a_stylised_cohort_can_be_restyled_again(
     data: Path, rain: Path, tmp_path: Path, stylize: Command
 ) -> None:

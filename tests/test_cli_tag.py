@@ -103,6 +103,7 @@ def test_the_default_is_the_papers_square_root_times_two_sets_of_lines(data: Pat
     assert (out / "examples.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_new_cohort_carries_labels_splits_and_where_each_scan_is_from(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     tag(data / "cohort.csv", out)
@@ -189,6 +190,7 @@ def test_lines_move_with_what_a_displacement_says(data: Path, tmp_path: Path, un
     np.testing.assert_array_equal(image_of(tmp_path / "again", "anna"), image_of(out, "anna"))
 
 
+@pytest.mark.slow
 def test_each_scan_is_tagged_as_it_would_be_alone_and_by_its_seed(data: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "vary": 0.2,
@@ -223,6 +225,7 @@ def test_a_threshold_does_not_come_and_go_with_the_labels(data: Path, tmp_path: 
     )  # a line below the wall's grey value
 
 
+@pytest.mark.slow
 def test_images_can_have_the_mean_of_the_authors(data: Path, tmp_path: Path) -> None:
     tag(data / "cohort.csv", tmp_path / "out", standardise=True)
     image = image_of(tmp_path / "out", "anna")

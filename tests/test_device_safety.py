@@ -110,6 +110,7 @@ def test_a_batch_of_the_cpu_would_be_noticed() -> None:
         batch_of("none").image.sum().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SEGMENTERS))
 def test_a_step_runs_on_the_device_without_waiting(name: str) -> None:
     side = max(64, SEGMENTERS[name].minimum_side)

@@ -109,6 +109,7 @@ def test_the_interval_agrees_with_scipy() -> None:
     assert skew > 0.001  # a symmetric interval would not look down the long tail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patients", [8, 10, 30])
 def test_the_interval_covers_the_mean_about_as_often_as_it_says(patients: int) -> None:
     """Of 400 simulated groups; 95 % ± three standard errors are 91.7 to 98.3 %."""
@@ -205,6 +206,7 @@ def test_seeds_that_agree_are_as_one() -> None:
     np.testing.assert_allclose(alone, twice, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patients", "seeds", "of_patient", "of_seed", "rest"),
     [

@@ -105,6 +105,7 @@ def simulated(study: Study) -> list[dict[str, list[str]]]:
     return [wanted for i, wanted in enumerate(found) if wanted and wanted not in found[:i]]
 
 
+@pytest.mark.slow
 @each
 def test_it_can_be_planned(path: Path, hearts: Callable[..., Cohort]) -> None:
     """With bounds that are what they are called, and nothing refused."""
@@ -112,6 +113,7 @@ def test_it_can_be_planned(path: Path, hearts: Callable[..., Cohort]) -> None:
     assert {cell.arm for cell in plan(study, suited(study, hearts))} == set(study.arms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dhaene2023", "moving_tags"])
 def test_scans_that_were_tagged_by_formula_are_never_the_target(
     name: str, hearts: Callable[..., Cohort]

@@ -242,6 +242,7 @@ def _garbled(d: Dataset, z: int, t: int) -> None:
     d.PixelData = d.PixelData[:40]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -65,6 +65,7 @@ def scan(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
     return np.random.default_rng(0).integers(0, 900, (7, 6, 4, 3)).astype(np.int16), affine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS)
 def test_any_orientation_reads_the_same_and_writes_back_onto_itself(
     tmp_path: Path, scan: tuple[np.ndarray, np.ndarray], axes: tuple[int, ...], signs: tuple[int, ...]
@@ -154,6 +155,7 @@ def test_volumes_written_here_read_back_with_their_frame_interval(tmp_path: Path
     assert nib.load(tmp_path / "s.nii.gz").shape == (7, 6, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS)
 def test_a_displacement_points_to_the_same_place_in_the_patient_however_the_scan_is_stored(
     tmp_path: Path, scan: tuple[np.ndarray, np.ndarray], axes: tuple[int, ...], signs: tuple[int, ...]

@@ -154,6 +154,7 @@ def test_the_folder_says_how_to_prepare_slices_and_what_comes_out(tmp_path: Path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
+@pytest.mark.slow
 def test_the_guide_says_how_the_heart_is_found_and_whose_scans_are_named(tmp_path: Path) -> None:
     seen = {"source": ["p1_bssfp", "p2_bssfp"], "target": ["p3_lge"]}
     for name, guide in (("torchscript", "README.md"), ("monai", "docs/README.md")):
@@ -192,6 +193,7 @@ def test_an_anonymous_export_names_no_scan_and_leaves_the_segmenter_as_it_is(tmp
     assert segmenter.provenance == said
 
 
+@pytest.mark.slow
 def test_fewer_structures_keep_their_own_label_values(tmp_path: Path) -> None:
     spec = NetworkSpec(name="dilated_resunet", size=32, arguments={"width": 4})
     structures = (Structure.MYO, Structure.SCAR)

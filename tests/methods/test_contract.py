@@ -132,6 +132,7 @@ def test_every_profile_and_size_loads_and_an_unknown_one_is_refused(method: str)
         settings.of({"size": "huge"})
 
 
+@pytest.mark.slow
 @every_method
 def test_a_dry_run_tells_the_cost_and_writes_nothing(
     method: str, hearts: Hearts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

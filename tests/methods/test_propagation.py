@@ -1029,6 +1029,7 @@ def test_a_dry_run_counts_frames_of_cines_alone(cines: Cohort, tmp_path: Path) -
     assert run.estimates["carrying labels"].updates == 2 * 4
 
 
+@pytest.mark.slow
 def test_a_run_says_where_few_carried_frames_can_be_trusted(cines: Cohort, tmp_path: Path) -> None:
     train(cines, settings_of(**ONCE, confidence_threshold=1.0), quiet_run(tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -1038,6 +1039,7 @@ def test_a_run_says_where_few_carried_frames_can_be_trusted(cines: Cohort, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_the_cost_of_both_stages_and_writes_nothing(cines: Cohort, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", device="cpu", progress=False, estimates={})
     train(cines, settings_of(), run)

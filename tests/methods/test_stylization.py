@@ -340,6 +340,7 @@ def test_image_losses_by_arithmetic() -> None:
     assert loss_gradient.item() == pytest.approx(1 + 2 + 4)
 
 
+@pytest.mark.slow
 def test_a_learnt_encoder_is_kept_with_what_it_reached_and_levelled(cohort: Cohort, tmp_path: Path) -> None:
     settings = settings_of(encoder="cmr", encoder_gate=False, encoder_batch=4)
     run = quiet_run(tmp_path)
@@ -355,6 +356,7 @@ def test_a_learnt_encoder_is_kept_with_what_it_reached_and_levelled(cohort: Coho
     assert found.vgg(images).relu1_1.mean(dim=(0, 2, 3)).median().item() == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_an_encoder_that_loses_the_image_stops_the_run_and_says_what_to_do(
     cohort: Cohort, tmp_path: Path
 ) -> None:
@@ -435,6 +437,7 @@ def make_stylizer(encoder: Encoder, kind: str) -> Stylizer:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rain", "adaconv", "adaconv and codes"])
 def test_one_door_for_all_stylizers_and_back_from_disk(encoder: Encoder, tmp_path: Path, kind: str) -> None:
     stylizer = make_stylizer(encoder, kind)
@@ -488,6 +491,7 @@ class Still(StylizerStage):
         loss.backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "weights"),
     [
@@ -604,6 +608,7 @@ def test_the_same_seed_gives_the_same_encoder_stylizer_and_segmenter(cohort: Coh
         assert not alike(one, other)
 
 
+@pytest.mark.slow
 def test_segmenters_begin_alike_with_and_without_a_stylizer(cohort: Cohort, tmp_path: Path) -> None:
     begun = []
 
@@ -630,6 +635,7 @@ def test_a_dry_run_tells_the_cost_of_every_stage_and_writes_nothing(cohort: Coho
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_run_json_says_what_encoder_a_score_rests_on(cohort: Cohort, tmp_path: Path) -> None:
     few = {"epsilon_rounds": 1, "steps": 1, "steps_per_round": 1}
     for stylizer in ("rain", "none"):
@@ -797,6 +803,7 @@ def test_sizes_update_the_segmenter_as_often_as_supervised_training_does() -> No
             )
 
 
+@pytest.mark.slow
 def test_the_published_numbers() -> None:
     code, text = Settings.of({"profile": "code"}), Settings.of({"profile": "text"})
     assert (code.uses, code.segmenter_updates, code.rounds) == (3, 18_000, (24, 750))

@@ -165,6 +165,7 @@ def test_a_code_that_went_too_far_comes_back_along_a_straight_line() -> None:
 # --- the search --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("ascent", ["normalised", "asm"])
 def test_every_ascent_raises_the_segmentation_loss(
@@ -183,6 +184,7 @@ def test_every_ascent_raises_the_segmentation_loss(
     assert losses[4] == losses[3], "the last use makes no ascent"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uses", [1, 2, 5])
 def test_n_uses_of_a_batch_make_one_ascent_fewer(
     material: Material, rain: Stylizer, tmp_path: Path, uses: int
@@ -197,6 +199,7 @@ def test_n_uses_of_a_batch_make_one_ascent_fewer(
     assert not torch.equal(codes[uses - 1], codes[uses]), "the next batch draws styles of its own"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ascent_pass", ["own", "shared"])
 def test_what_is_frozen_does_not_move_and_the_segmenter_does(
     material: Material, rain: Stylizer, tmp_path: Path, ascent_pass: str
@@ -316,6 +319,7 @@ def test_a_pair_of_one_patient_gives_its_own_style(
         assert all(0 <= c < STYLES for c in chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("ascent", ["normalised", "asm"])
 def test_codes_go_up_on_two_devices_as_they_do_on_one(
@@ -355,6 +359,7 @@ def test_codes_go_up_on_two_devices_as_they_do_on_one(
     assert not torch.allclose(alone.epsilon, half(0, "by itself", sent[0])[1], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_run_stopped_between_two_uses_goes_on_with_the_style_it_had_reached(
     material: Material, rain: Stylizer, tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
@@ -470,6 +475,7 @@ def test_the_segmenter_is_updated_as_often_as_said(
     assert {f"loss_use_{i}" for i in (1, 2, 3)} < set(rows[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codes", [False, True])
 def test_adaconv_gives_styles_by_the_same_stage(
     material: Material, encoder: Encoder, tmp_path: Path, codes: bool

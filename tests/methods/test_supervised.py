@@ -78,6 +78,7 @@ def stage(cohort: Cohort, folder: Path, **changes: Any) -> Segmentation:
     return Segmentation(quiet_run(folder), settings, build_bank(cohort, settings.preparation), {})
 
 
+@pytest.mark.slow
 def test_it_reads_the_source_alone_and_the_targets_labels_where_they_are_granted(
     cohort: Cohort, tmp_path: Path
 ) -> None:

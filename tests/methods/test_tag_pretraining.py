@@ -263,6 +263,7 @@ def test_a_segmenter_of_the_myocardium_names_it_alone(cohort: Cohort, tmp_path: 
     assert set(np.unique(found)) <= {0, Structure.MYO}
 
 
+@pytest.mark.slow
 def test_the_paper_s_start_is_xavier_s(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +289,7 @@ def test_the_paper_s_start_is_xavier_s(
     assert spreads[half] != pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_vae_learns_only_where_its_loss_counts(cohort: Cohort, tmp_path: Path) -> None:
     moved = {}
     for weight in (0.0, 0.1):
@@ -321,6 +323,7 @@ def test_the_cyclegan_sees_unlabelled_cine_and_nobody_who_is_tested(cohort: Coho
     assert painted.images.max() <= 1
 
 
+@pytest.mark.slow
 def test_where_all_cine_is_labelled_the_cyclegan_learns_from_its_images_and_says_so(
     cohort: Cohort, tmp_path: Path
 ) -> None:

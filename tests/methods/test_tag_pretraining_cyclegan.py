@@ -338,6 +338,7 @@ def test_steps_that_are_no_whole_rounds_are_refused(tmp_path: Path) -> None:
         learn_translator(*domains(), settings_of(steps=5), quiet_run(tmp_path))
 
 
+@pytest.mark.slow
 def test_nothing_waits_for_the_device(tmp_path: Path) -> None:
     """meta tensors have no values to look at, and do not mix with those of the CPU."""
     source, target = (bank.to("meta") for bank in domains(3))

@@ -532,6 +532,7 @@ def without_an_rv(batch: MixedBatch) -> MixedBatch:
     return replace(batch, drawn=drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "weights"),
     [

@@ -297,6 +297,7 @@ def beat() -> Beat:
     return Beat()
 
 
+@pytest.mark.slow
 def test_the_phantoms_exact_motion_carries_its_labels_there_and_back(beat: Beat) -> None:
     for structure in (Structure.LV, Structure.MYO, Structure.RV):
         es, ed = beat.es == structure, beat.ed == structure

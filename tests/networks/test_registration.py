@@ -169,6 +169,7 @@ def test_pairs_are_registered_each_alone() -> None:
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "size"), KINDS)
 def test_every_weight_learns(arguments: dict[str, Any], size: tuple[int, ...]) -> None:
     network = lively(size, **arguments)
@@ -335,6 +336,7 @@ def test_a_few_steps_beat_no_registration(beat: Beat, learned: Registration) -> 
     assert jacobian_determinant(learned.displacement).min() > 0
 
 
+@pytest.mark.slow
 def test_what_was_learned_lies_near_the_phantoms_exact_displacement(
     beat: Beat, learned: Registration
 ) -> None:

@@ -84,6 +84,7 @@ def test_has_exactly_the_published_number_of_parameters(name: str) -> None:
     assert sum(p.numel() for p in network.parameters()) == published.count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("in_channels", [1, 3])
 def test_gives_one_logit_a_class_and_pixel_in_training_and_in_evaluation(name: str, in_channels: int) -> None:
@@ -296,6 +297,7 @@ def test_an_unknown_network_is_refused_with_its_neighbours() -> None:
         build("transformer9000", 1, CLASSES)
 
 
+@pytest.mark.slow
 def test_the_table_answers_without_importing_monai() -> None:
     """`import monai` takes three seconds, which no command should pay for a table of names."""
     command = "import sys, crossbeat.networks; sys.exit('monai' in sys.modules)"

@@ -68,6 +68,7 @@ def test_a_shift_says_where_to_look() -> None:
     torch.testing.assert_close(warp(image, right)[0, :, 0], image[0, :, 0] + 0.5)
 
 
+@pytest.mark.slow
 def test_each_slices_own_translation_is_found_across_contrasts() -> None:
     true = [(0.0, 0.0), (2.5, -1.25), (-3.0, 3.4)]
     fixed = torch.stack([lge(heart())] * 3)
@@ -89,6 +90,7 @@ def test_a_larger_heart_is_stretched_onto_the_smaller_one() -> None:
     assert after < 0.35 * before
 
 
+@pytest.mark.slow
 def test_mirrored_images_have_mirrored_shifts() -> None:
     fixed, moving = lge(heart())[None], bssfp(heart((1.5, -2.0)))[None]
     straight = align(moving, fixed, everywhere(fixed), PIXEL_MM).displacement_px
@@ -110,6 +112,7 @@ def test_images_of_two_contrasts_that_lie_right_stay_within_half_a_pixel() -> No
     assert float(found.displacement_px[:, :, 14:38, 14:46].abs().max()) < 0.5
 
 
+@pytest.mark.slow
 def test_a_slice_without_region_stays_and_does_not_disturb_the_others() -> None:
     fixed, moving = lge(heart())[None], bssfp(heart((2.0, 1.0)))[None]
     alone = align(moving, fixed, everywhere(fixed), PIXEL_MM)

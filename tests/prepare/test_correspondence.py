@@ -325,6 +325,7 @@ def overlap(found: NDArray[np.uint8], truth: NDArray[np.uint8], structure: Struc
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
+@pytest.mark.slow
 def test_registered_masks_follow_the_breath(hearts: Callable[..., Cohort]) -> None:
     cohort = hearts(bssfp=1, lge=0)
     source = cohort.read(cohort.rows[0])
@@ -338,6 +339,7 @@ def test_registered_masks_follow_the_breath(hearts: Callable[..., Cohort]) -> No
         assert after > max(0.9, before + 0.05), structure
 
 
+@pytest.mark.slow
 def test_registered_equals_physical_where_the_image_tells_nothing(hearts: Callable[..., Cohort]) -> None:
     cohort = hearts(bssfp=1, lge=0)
     source = cohort.read(cohort.rows[0])

@@ -234,6 +234,7 @@ def page_of(tmp_path: Path, scans: list[ScanMotion], failures: tuple[str, ...] =
     return write_motion_page(tmp_path / "p.html", page).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_scan_and_loads_nothing(tmp_path: Path) -> None:
     text = page_of(tmp_path, [view(), view("t<b>", n=1)], ("scan 'u': has one frame",))
     assert "in 2 frames of 2 scans were carried to their 8 other frames" in text

@@ -213,6 +213,7 @@ def test_a_small_size_is_said_before_the_first_number(run: FakeRun, size: str, w
     assert 0 < text.index(words) < text.index("Dice,")
 
 
+@pytest.mark.slow
 def test_a_full_size_has_no_such_banner(run: FakeRun) -> None:
     settings = run.path / "settings.yaml"
     settings.write_text(settings.read_text().replace("size: demo", "size: full"))

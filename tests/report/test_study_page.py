@@ -122,6 +122,7 @@ def test_the_size_is_said_at_the_head_and_a_full_study_has_no_such_banner(
         assert "Demonstration size, not a result." not in heads
 
 
+@pytest.mark.slow
 def test_a_failed_arm_is_named_at_the_head_and_what_it_said_below(page: Page) -> None:
     assert f"2 cells failed: {FAILED} (2 of 2 cells)" in page.text
     assert f"cell {FAILED}, seed 1: MemoryError: 12 GB asked for" in page.text

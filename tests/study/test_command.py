@@ -86,6 +86,7 @@ def test_a_study_ends_in_a_page_its_tables_and_evidence_that_can_be_kept(
     assert shlex.split(commands[0])[-3:] == [str(cohort_csv), "-o", str(out)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -77,6 +77,7 @@ def test_what_is_undefined_is_read_back_undefined(small_study: Callable[..., Stu
     assert found["part"].tolist() == ["target", "target", "beside", "beside"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "folder", sorted(p.parent for p in (ROOT / "docs" / "results").glob("*/cells.csv")), ids=str
 )
@@ -179,6 +180,7 @@ def test_the_code_hash_sees_every_module_that_a_cell_runs_through() -> None:
     assert len(seen) > 40
 
 
+@pytest.mark.slow
 def test_the_code_hash_is_blind_to_words_and_sees_statements(tmp_path: Path) -> None:
     copied = shutil.copytree(Path(crossbeat.__file__).parent, tmp_path / "crossbeat")
     before = code.code_hash("supervised", copied)

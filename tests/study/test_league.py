@@ -513,6 +513,7 @@ def test_where_nothing_was_found_nobody_is_the_best() -> None:
     assert "found the heart" not in told(study({LOWER: 0.5, "a": 0.6, UPPER: 0.8}))
 
 
+@pytest.mark.slow
 def test_what_only_the_seeds_drew_is_not_called_a_difference() -> None:
     """Every patient is better under a, by what its two trainings happened to be better: p alone would believe it."""
     part = np.linspace(-0.1, 0.1, 12)

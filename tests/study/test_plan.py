@@ -75,6 +75,7 @@ def test_under_methods_all_every_method_has_an_arm() -> None:
     assert set(METHODS) - {"supervised"} <= set(found.arms)
 
 
+@pytest.mark.slow
 def test_a_method_that_has_nothing_to_learn_from_is_left_out_and_said() -> None:
     stills = cohort()
     found = study(methods="all", equal_updates=False)

@@ -65,6 +65,7 @@ def test_a_single_budget_needs_no_heading(small_study: Callable[..., Study]) -> 
     assert bounds[1].startswith("Only the bounds can be shown")
 
 
+@pytest.mark.slow
 def test_what_a_small_size_takes_away_is_said_before_any_verdict(
     small_study: Callable[..., Study], tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_what_a_small_size_takes_away_is_said_before_any_verdict(
     assert "size" not in shown.sentences[0]
 
 
+@pytest.mark.slow
 def test_nobody_is_called_the_highest_where_no_method_found_the_heart(
     small_study: Callable[..., Study], tmp_path: Path
 ) -> None:
@@ -97,6 +99,7 @@ def test_nobody_is_called_the_highest_where_no_method_found_the_heart(
     assert "the best" not in page
 
 
+@pytest.mark.slow
 def test_evidence_alone_gives_a_page_and_the_lines_for_a_terminal(
     small_study: Callable[..., Study], tmp_path: Path
 ) -> None:
@@ -110,6 +113,7 @@ def test_evidence_alone_gives_a_page_and_the_lines_for_a_terminal(
     assert (tmp_path / "league.csv").exists()
 
 
+@pytest.mark.slow
 def test_what_was_found_in_the_wrong_place_is_counted_beside_what_was_missed(
     small_study: Callable[..., Study], tmp_path: Path
 ) -> None:
@@ -139,6 +143,7 @@ def test_evidence_without_a_bound_gives_a_page_and_no_league(
     assert not (tmp_path / "league.csv").exists()
 
 
+@pytest.mark.slow
 def test_scans_with_a_stand_in_spacing_are_counted_once_not_once_an_arm(
     small_study: Callable[..., Study], tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_the_scar_of_a_ring_is_its_share_of_the_wall() -> None:
     assert replace(ROUND, scar=scar).scar_ml() == pytest.approx(ROUND.lv_wall_ml() / 2, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_analytic_volumes_are_those_of_a_random_count(heart: Heart) -> None:
     """One random point in each cube of 2.2 mm."""
     rng, step, r = np.random.default_rng(1), 2.2, heart.shape.widest_mm() + 4
@@ -188,6 +189,7 @@ def test_groups_differ_as_their_diseases_do() -> None:
     assert scar["NOR"] == 0
 
 
+@pytest.mark.slow
 def test_myocardium_surrounds_the_left_cavity_and_not_the_right(heart: Heart) -> None:
     case = render_isotropic(heart, 0.0, 2.0)
     assert case.labels is not None

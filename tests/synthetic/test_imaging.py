@@ -17,6 +17,7 @@ from crossbeat.synthetic.tissue import Tissue
 LATTICE = draw_lattice(np.random.default_rng(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vendor", SCANNERS)
 @pytest.mark.parametrize("sequence", SEQUENCES)
 def test_the_snr_of_a_flat_region_is_the_declared_one(vendor: str, sequence: str) -> None:

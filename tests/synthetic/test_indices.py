@@ -49,6 +49,7 @@ def test_another_spacing_changes_nothing_but_the_rounding() -> None:
     assert found.lv_mass_g == pytest.approx(heart.mass_g, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_volume_curve_finds_the_beats_own_phases() -> None:
     heart = draw_subject(11, 1, "DCM")
     phases = np.linspace(0, 1, 9)[:-1]

@@ -80,6 +80,7 @@ def test_signal_mixes_linearly_with_its_sign() -> None:
     np.testing.assert_allclose(mixture.signal_by(two, np.array([[1, 1]])), [[-6.0, 0.0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.15, 0.5, 0.85])
 def test_few_samples_are_close_to_eight_times_as_many(share: float) -> None:
     """RMS over the mixed voxels: below 0.08 for every tissue in the picture, below 0.04 for cavities and wall.

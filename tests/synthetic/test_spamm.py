@@ -128,6 +128,7 @@ def test_the_displacement_leads_back_to_where_the_tissue_lay() -> None:
     assert not moved[:, :, ~beating][1].any()
 
 
+@pytest.mark.slow
 def test_a_tagged_scan_is_a_cine_of_one_slice_with_three_structures() -> None:
     found = scan()
     assert found.image.shape[:2] == (8, 1)
@@ -169,6 +170,7 @@ def test_other_subjects_have_other_lines_and_the_same_one_the_same() -> None:
         assert 30 <= grid.inflow_t1_ms <= 60
 
 
+@pytest.mark.slow
 def test_twins_are_one_heart_voxel_by_voxel_and_lines_can_be_drawn_from_the_first_onto_the_second() -> None:
     """Tags drawn on the cine with its displacement follow those of the tagged scan far better than tags that stand."""
     twins = scan_twins(boy(), "d", "c", frames=5, slices=1)

@@ -67,6 +67,7 @@ def uninterrupted(tmp_path: Path) -> tuple[Run, dict[str, Tensor]]:
     return run, train(run)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(
     tmp_path: Path, uninterrupted: tuple[Run, dict[str, Tensor]]
 ) -> None:
