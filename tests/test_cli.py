@@ -392,6 +392,7 @@ def save_silent(run: Path) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_label_maps_without_a_heart_are_counted_and_named(
     phantom: Path, tmp_path: Path, crossbeat: Command
 ) -> None:
@@ -416,6 +417,7 @@ def test_scans_of_no_cohort_need_a_folder_of_their_own(
     assert not (run / "predictions").exists()
 
 
+@pytest.mark.slow
 def test_dicom_is_predicted_and_its_headers_tell_the_sequence(
     trees: ModuleType, run: Path, tmp_path: Path, crossbeat: Command
 ) -> None:

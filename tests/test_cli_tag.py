@@ -128,6 +128,7 @@ def test_the_new_cohort_carries_labels_splits_and_where_each_scan_is_from(data: 
         assert not [problem for problem in found if problem.severity == "error"]
 
 
+@pytest.mark.slow
 def test_the_scans_that_there_were_can_be_listed_beside_the_new_ones(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     tag(data / "cohort.csv", out, with_originals=True)
@@ -143,6 +144,7 @@ def test_the_scans_that_there_were_can_be_listed_beside_the_new_ones(data: Path,
     assert not (tmp_path / "more").exists()
 
 
+@pytest.mark.slow
 def test_pixels_are_each_scans_own(data: Path, tmp_path: Path) -> None:
     tag(data / "cohort.csv", tmp_path / "out", spacing_px=6.0, contrast="none")
     expected = GREY[heart()] / 250 * grid(6.0, np.arange(40.0)[:, None], np.arange(44.0)[None, :])
@@ -150,6 +152,7 @@ def test_pixels_are_each_scans_own(data: Path, tmp_path: Path) -> None:
     assert lines_of(tmp_path / "out")["anna_tagged"]["unit"] == "px"
 
 
+@pytest.mark.slow
 def test_lines_fade_from_end_diastole_on_and_go_from_the_blood_where_it_is_known(
     data: Path, tmp_path: Path
 ) -> None:
@@ -173,6 +176,7 @@ def test_lines_fade_from_end_diastole_on_and_go_from_the_blood_where_it_is_known
     assert line["bert_tagged"]["blood_t1_ms"] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [{"spacing_mm": 9.0}, {"spacing_px": 4.0}])
 def test_lines_move_with_what_a_displacement_says(data: Path, tmp_path: Path, unit: dict[str, float]) -> None:
     """Tissue of frame 3 lay 2 rows (5 mm) below and 3 columns (6 mm) to the left in frame 2, when lines were laid."""
@@ -211,6 +215,7 @@ def test_each_scan_is_tagged_as_it_would_be_alone_and_by_its_seed(data: Path, tm
         assert abs(float(line["across_deg"].split(";")[0]) - 45) <= 20
 
 
+@pytest.mark.slow
 def test_a_threshold_does_not_come_and_go_with_the_labels(data: Path, tmp_path: Path) -> None:
     tag(data / "cohort.csv", tmp_path / "out", contrast="power0.4_myo", seed=3)
     bert = image_of(tmp_path / "out", "bert")
@@ -288,6 +293,7 @@ def test_the_others_go_on_and_a_field_of_another_grid_is_refused(
     assert [row.scan for row in cohort_of(tmp_path / "out")] == ["anna_tagged"]
 
 
+@pytest.mark.slow
 def test_nothing_of_anybody_is_written_over(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     tag(data / "cohort.csv", out)

@@ -131,6 +131,7 @@ def test_a_step_runs_on_the_device_without_waiting(name: str) -> None:
     assert not copies.waited
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["ours", "text", "code"])
 def test_an_adversarial_step_runs_on_the_device_without_waiting(profile: str, tmp_path: Path) -> None:
     own = {"profile": profile, "batch_size": 4, "mask_noise_sd": 0.1, "class_weights": [0.5, 5, 3, 5]}
@@ -208,6 +209,7 @@ def steps_back(loss: Tensor) -> set[str]:
     return {node.name() for node in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SEGMENTERS))
 def test_deterministic_training_meets_no_operation_that_torch_refuses(name: str) -> None:
     side = max(64, SEGMENTERS[name].minimum_side)

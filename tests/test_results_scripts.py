@@ -116,6 +116,7 @@ def test_rain_adaconv_averages_seeds_before_patients_and_leaves_a_dash_where_an_
     assert "| DR-UNet | none | hd mm | 14.0 | 16.0 | 14.0 | 14.6 |" in told
 
 
+@pytest.mark.slow
 def test_rain_adaconv_asks_of_arms_that_the_study_has(rain_adaconv: ModuleType) -> None:
     """Two arms at most are updated less often than the others, for the table that counts as the paper does."""
     study = Study.load(RESULTS.parents[1] / "studies" / "rain_adaconv.yaml")
@@ -294,6 +295,7 @@ def test_tag_steps_are_paired_where_both_arms_have_a_value(
     )
 
 
+@pytest.mark.slow
 def test_tag_frames_are_counted_and_groups_kept_apart(
     tag_scripts: tuple[ModuleType, ModuleType], tag_frames: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -351,6 +353,7 @@ def test_tag_contours_are_of_the_slice_in_two_dimensions(
     assert volume < kept["MYO"] - 1
 
 
+@pytest.mark.slow
 def test_tag_tables_ask_of_arms_that_the_study_has(tag_scripts: tuple[ModuleType, ModuleType]) -> None:
     """And the labels in the heads are those that the arms learn from."""
     convergence, module = tag_scripts

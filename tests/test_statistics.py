@@ -123,6 +123,7 @@ def test_the_interval_covers_the_mean_about_as_often_as_it_says(patients: int) -
     assert 0.917 <= hits / 400 <= 0.983
 
 
+@pytest.mark.slow
 def test_the_interval_of_ten_patients_holds_for_skewed_dice_too() -> None:
     """Dice as it falls: piled up below 0.95 with a tail of bad patients, mean 0.87. An interval that fails
     more often than one in eight would not be worth its name; no method gets all of a skewed ten."""

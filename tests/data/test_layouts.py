@@ -46,6 +46,7 @@ def test_every_layout_states_licence_source_and_a_known_convention(layout: str) 
     assert facts.convention in {"", *CONVENTIONS}
 
 
+@pytest.mark.slow
 def test_every_row_reads_and_shows_a_heart(layout: str, tmp_path: Path) -> None:
     cohort, _ = indexed(layout, tmp_path)
     labelled = 0

@@ -49,6 +49,7 @@ def test_slices_in_folders_of_their_own_make_one_stack_from_the_patient_and_from
     np.testing.assert_array_equal(case.image, above.read(above.rows[1]).image)
 
 
+@pytest.mark.slow
 def test_cine_and_lge_folders_of_a_patient_are_one_subject_from_either_side(tmp_path: Path) -> None:
     for n, name in enumerate(("anna", "bert")):
         of = trees.of_patient(name.upper(), f"1.2.{n}")

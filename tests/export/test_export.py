@@ -125,6 +125,7 @@ def test_every_network_gives_its_own_probabilities_as_pt2(name: str, tmp_path: P
     check(segmenter, export_segmenter(segmenter, "pt2", tmp_path / "out"), "pt2")
 
 
+@pytest.mark.slow
 def test_a_grey_slice_is_shown_to_all_input_channels(tmp_path: Path) -> None:
     segmenter = small("dr_unet", in_channels=3)
     check(segmenter, export_segmenter(segmenter, "torchscript", tmp_path / "out"), "torchscript")
@@ -174,6 +175,7 @@ def test_the_guide_says_how_the_heart_is_found_and_whose_scans_are_named(tmp_pat
     assert "walks" not in text
 
 
+@pytest.mark.slow
 def test_an_anonymous_export_names_no_scan_and_leaves_the_segmenter_as_it_is(tmp_path: Path) -> None:
     asked = {"source": {"subject": ["p1"], "sequence": ["bssfp"]}, "target": {"scan": ["p3_lge"]}, "steps": 9}
     said = {"method": "supervised", "settings": asked, "trained_on": {"source": ["p1_bssfp", "p2_bssfp"]}}

@@ -298,6 +298,7 @@ def test_an_empty_prediction_is_bounded_by_the_reference_and_not_by_the_predicti
     assert shape_loss(nothing, labels, drawn, denominator="predicted").item() > 1e5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("denominator", ["reference", "predicted"])
 def test_its_gradient_is_that_of_its_value(denominator: boundary.Denominator) -> None:
     logits, labels, drawn = patient(3)

@@ -789,6 +789,7 @@ def test_real_slices_are_those_of_ed_and_es_and_the_rest_is_carried(cines: Cohor
     assert lesson.bank.images.dtype == torch.float16
 
 
+@pytest.mark.slow
 def test_batches_have_their_share_of_carried_slices_on_every_device(cines: Cohort, tmp_path: Path) -> None:
     lesson, settings = lesson_of(cines, tmp_path / "half", batch_size=8, confidence="none")
     chosen = lesson.choose(settings, seed=0, step=3)
@@ -806,6 +807,7 @@ def test_batches_have_their_share_of_carried_slices_on_every_device(cines: Cohor
     assert int((lesson.choose(quarter, seed=0, step=0) >= lesson.real).sum()) == 2
 
 
+@pytest.mark.slow
 def test_weights_count_in_the_loss_as_on_one_device(cines: Cohort, tmp_path: Path) -> None:
     lesson, settings = lesson_of(cines, tmp_path, batch_size=8)
     lesson = replace(lesson, weights=torch.linspace(0.1, 1.0, len(lesson.bank)))
@@ -910,6 +912,7 @@ def test_every_region_is_measured_on_validation_patients_in_every_round(
     assert float(last[-1]["loss_validation"]) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["none", "train"])
 def test_the_targets_masks_steer_the_learning_rate_only_where_they_may_train(
     cines: Cohort, tmp_path: Path, labels: str

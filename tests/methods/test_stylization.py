@@ -173,6 +173,7 @@ def test_without_stylizer_no_style_is_read(cohort: Cohort, tmp_path: Path) -> No
     assert (found.styles, found.taught) == (None, None)
 
 
+@pytest.mark.slow
 def test_few_shots_are_one_patient_drawn_by_seed(cohort: Cohort, tmp_path: Path) -> None:
     chosen = {}
     for seed in range(6):
@@ -390,6 +391,7 @@ def test_the_encoder_of_another_run_serves_and_is_not_learnt_again(
     train(tested, settings.model_copy(update={"transductive": True}), quiet_run(tmp_path / "meant"))
 
 
+@pytest.mark.slow
 def test_a_user_may_bring_weights(cohort: Cohort, tmp_path: Path) -> None:
     places = dict(zip(("features.0", "features.2", "features.5", "features.7", "features.10", "features.12",
                        "features.14", "features.16", "features.19"), Vgg(3).convolutions(), strict=True))  # fmt: skip
@@ -519,6 +521,7 @@ def test_the_stylizers_loss_is_the_weighted_sum_of_its_terms(
     assert all(p.grad is not None for p in network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("joint", "reached"), [(False, False), (True, True)])
 def test_content_and_style_reach_rains_autoencoder_where_joint(
     cohort: Cohort, tmp_path: Path, encoder: Encoder, joint: bool, reached: bool
@@ -786,6 +789,7 @@ def test_yamls_off_switches_the_gate_off(tmp_path: Path) -> None:
     assert found.pretrain_style == {"sequence": ["t2"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", sorted(Settings.PROFILES))
 @pytest.mark.parametrize("size", sorted(Settings.SIZES))
 def test_every_profile_and_size_loads(profile: str, size: str) -> None:
@@ -794,6 +798,7 @@ def test_every_profile_and_size_loads(profile: str, size: str) -> None:
     assert all(field.description for field in Settings.model_fields.values())
 
 
+@pytest.mark.slow
 def test_sizes_update_the_segmenter_as_often_as_supervised_training_does() -> None:
     for size in Settings.SIZES:
         for stylizer in ("rain", "adaconv", "none"):

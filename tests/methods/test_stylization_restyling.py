@@ -111,6 +111,7 @@ def test_inside_the_crop_stands_the_style_and_around_it_the_scan_as_it_was() -> 
     np.testing.assert_array_equal(made[..., around], plain[..., around])
 
 
+@pytest.mark.slow
 def test_a_scan_is_restyled_slice_by_slice_in_one_style(stylizer: Stylizer) -> None:
     """As `Stylizer.stylise` does one slice; however many there are."""
     content = prepare(scan(frames=9), settings_of().preparation)
@@ -153,6 +154,7 @@ def test_codes_along_a_spread_by_arithmetic() -> None:
     assert along_spread(style, [-2.0, 0.0, 1.0]).tolist() == [[0.0, 4.0], [1.0, 2.0], [1.5, 1.0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ascent", ["normalised", "asm"])
 def test_every_step_uphill_raises_the_loss_and_moves_no_weight(
     stylizer: Stylizer, segmenter: Segmenter, ascent: Any

@@ -219,6 +219,7 @@ def test_what_is_frozen_does_not_move_and_the_segmenter_does(
     assert not [name for name in held if "stylizer" in name or "vgg" in name]
 
 
+@pytest.mark.slow
 def test_the_ascents_own_pass_moves_no_running_mean_and_leaves_no_gradient(
     material: Material, rain: Stylizer, tmp_path: Path
 ) -> None:

@@ -602,6 +602,7 @@ def test_drawn_masks_are_shown_with_as_much_noise_as_asked(
     torch.testing.assert_close(sums, torch.ones_like(sums))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [0.0, 0.01])
 def test_the_discriminator_is_updated_once_for_both_sides_or_once_for_each(
     patients: tuple[Cohort, list[str]], tmp_path: Path, penalty: float

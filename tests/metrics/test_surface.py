@@ -126,6 +126,7 @@ def test_distances_are_symmetric_ordered_and_below_the_diagonal(
         assert hausdorff95_pooled(forth) <= hausdorff(forth)
 
 
+@pytest.mark.slow
 @given(arrays.arrays(bool, (3, 5, 4)).filter(np.any))
 def test_a_mask_lies_on_itself(a: np.ndarray) -> None:
     assert all(metric(surface_distances(a, a, SPACING)) == 0 for metric in METRICS)

@@ -136,6 +136,7 @@ def described(style: Tensor, weights: dict[str, Tensor], sizes: Sequence[tuple[i
     return style.flatten(1) @ weights["mix.weight"].T + weights["mix.bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("side", "sizes"),
     [
@@ -195,6 +196,7 @@ def one_by_one(content: Tensor, each: Sequence[tuple[Tensor, Tensor, Tensor]]) -
     return torch.stack(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "side", "size", "kernel_size"),
     [("mirror", (3, 2), None, 3), ("mirror", (3, 2), (19, 10), 3), ("late", (3, 4), (17, 31), 5)],
@@ -317,6 +319,7 @@ def test_an_image_comes_back_in_its_own_size(small: AdaConv, size: tuple[int, in
     assert torch.isfinite(images).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [{}, {"layout": "late"}, {"out_channels": 3, "kernel_size": 5, "style_channels": 16}]
 )

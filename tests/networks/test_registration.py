@@ -61,6 +61,7 @@ def test_it_has_the_parameters_that_were_counted(arguments: dict[str, Any], expe
     assert sum(p.numel() for p in VoxelMorph(**arguments).parameters()) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "size"), KINDS)
 def test_the_layout_is_that_of_the_page(arguments: dict[str, Any], size: tuple[int, ...]) -> None:
     """methods.md 2.1, from the weights alone."""
@@ -91,6 +92,7 @@ def test_the_layout_is_that_of_the_page(arguments: dict[str, Any], size: tuple[i
     torch.testing.assert_close(network(moving, fixed), average(flow, halved) / factors, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "size"), KINDS)
 def test_the_displacement_is_the_enlarged_integral_of_the_velocity(
     arguments: dict[str, Any], size: tuple[int, ...]
@@ -130,6 +132,7 @@ def test_the_inverse_undoes_it_and_nothing_folds(arguments: dict[str, Any], size
     assert jacobian_determinant(found.displacement).min() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "size", "half", "padded"),
     [
@@ -346,6 +349,7 @@ def test_what_was_learned_lies_near_the_phantoms_exact_displacement(
     assert beat.endpoint_error_mm(learned.inverse()) > still  # the reversed field points away
 
 
+@pytest.mark.slow
 def test_the_learned_inverse_carries_the_wall_back(beat: Beat, learned: Registration) -> None:
     back = beat._replace(walls=(beat.walls[1], beat.walls[0]))
     assert back.wall_dice(learned.inverse()) > 0.85

@@ -143,6 +143,7 @@ def test_trains_on_one_size_only_where_declared(name: str) -> None:
         build(name, 1, CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_unused_parameters_and_batch_normalisation_are_declared(name: str) -> None:
     network = small(name).train()
@@ -265,6 +266,7 @@ def test_evaluation_neither_reads_nor_leaves_a_state(name: str) -> None:
     assert all(torch.equal(v, weights[k]) for k, v in network.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_slice_is_segmented_as_if_alone(name: str) -> None:
     network = small(name).eval()

@@ -273,6 +273,7 @@ def written(weights: object, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["torchvision", "adain"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("in_channels", [1, 3])

@@ -138,6 +138,7 @@ def test_a_constant_image_tells_nothing_and_moves_nothing() -> None:
     assert not found.displacement_px.any()
 
 
+@pytest.mark.slow
 def test_what_moved_has_more_mutual_information() -> None:
     """By a plain histogram that the method does not use."""
     fixed = torch.stack([lge(heart()), noise(heart().shape, 100)])

@@ -130,6 +130,7 @@ def test_smooth_field_repeats_after_its_period() -> None:
     torch.testing.assert_close(field[:, :, :24], field[:, :, 24:48], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_unit_control_points_give_a_field_of_standard_deviation_one() -> None:
     field = smooth_field(unit_control_points(torch.arange(100), 1, 2, 20), 16.0, (320, 320))
     assert rms(field) == pytest.approx(1, abs=0.01)

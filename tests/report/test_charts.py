@@ -85,6 +85,7 @@ def test_the_boxes_of_a_run_keep_their_quartiles_where_values_lie_beyond_the_axi
     assert {float(line.get_ydata()[0]) for line in drawn[0].lines if line.get_color() == charts.INK} == {11.5}
 
 
+@pytest.mark.slow
 def test_a_patient_whom_nothing_changed_is_grey(drawn: list[Any]) -> None:
     pairs = {"p": (0.5, 0.6), "q": (0.6, 0.5), "r": (0.7, 0.7)}
     chart = paired_chart("x", "a", "b", pairs, (0.0, 1.0), partial(number, unit=""))

@@ -248,6 +248,7 @@ def test_the_page_shows_every_scan_and_loads_nothing(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.slow
 def test_a_scans_numbers_are_those_of_its_carried_frames() -> None:
     scan = view(lines=lines_of(drawn=(0, 4)))
     assert scan.drawn == "0 (ED), 4"
@@ -301,6 +302,7 @@ def test_of_many_scans_those_to_be_doubted_have_their_pictures_in_the_page(
     assert all(f'<th scope="row">scan{i}</th>' in text for i in range(4))
 
 
+@pytest.mark.slow
 def test_nominal_millilitres_are_marked(tmp_path: Path) -> None:
     scan = view()
     marked = replace(scan, row=replace(scan.row, spacing_source="nominal"))

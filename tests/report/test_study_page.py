@@ -128,6 +128,7 @@ def test_a_failed_arm_is_named_at_the_head_and_what_it_said_below(page: Page) ->
     assert f"cell {FAILED}, seed 1: MemoryError: 12 GB asked for" in page.text
 
 
+@pytest.mark.slow
 def test_every_arm_stands_in_every_table_the_failed_one_with_dashes(view: StudyView, page: Page) -> None:
     names = {name for name in page.tables if not name.startswith(("Setting", "Published"))}
     assert len(names) > 8
@@ -456,6 +457,7 @@ def test_a_patients_pair_runs_over_the_frames_and_seeds_that_both_arms_have() ->
     assert paired_values(scores, "LV", "dice", "", "c", "b") == {}
 
 
+@pytest.mark.slow
 def test_the_paired_charts_agree_with_the_difference_of_the_league(view: StudyView) -> None:
     from crossbeat.study.league import league
 
@@ -500,6 +502,7 @@ def test_an_arm_whose_first_seed_failed_shows_the_dice_of_the_next(
     assert source.dice.startswith("Dice 0.")
 
 
+@pytest.mark.slow
 def test_the_page_says_why_there_are_no_pictures(view: StudyView, hearts: Callable[..., Cohort]) -> None:
     assert "not at hand" in why_no_pictures(view, "mean")
     strangers = replace(view, tested=hearts(0, 3))

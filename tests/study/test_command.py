@@ -132,6 +132,7 @@ def test_what_cannot_be_is_refused_in_a_line(
     assert "Traceback" not in complaint
 
 
+@pytest.mark.slow
 def test_a_misspelt_method_or_setting_of_an_arm_is_refused_before_anything_is_made(
     say: Say, cohort_csv: Path, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def evidence(study: Study, means: dict[str, float]) -> Evidence:
     return Evidence(study, pd.DataFrame(cells), pd.DataFrame(scores))
 
 
+@pytest.mark.slow
 def test_arms_are_recommended_among_those_that_see_as_many_target_labels(
     small_study: Callable[..., Study],
 ) -> None:
@@ -57,6 +58,7 @@ def test_arms_are_recommended_among_those_that_see_as_many_target_labels(
     assert "few has the best mean Dice" in few
 
 
+@pytest.mark.slow
 def test_a_single_budget_needs_no_heading(small_study: Callable[..., Study]) -> None:
     arms = {"free": {"settings": {"augmentation": "none"}}}
     said = Result(evidence(small_study(arms=arms), {LOWER: 0.5, "free": 0.6, UPPER: 0.8})).sentences
@@ -134,6 +136,7 @@ def test_what_was_found_in_the_wrong_place_is_counted_beside_what_was_missed(
     assert page.count("+ 2 apart") == page.count(" apart</span>") == 1
 
 
+@pytest.mark.slow
 def test_evidence_without_a_bound_gives_a_page_and_no_league(
     small_study: Callable[..., Study], tmp_path: Path
 ) -> None:

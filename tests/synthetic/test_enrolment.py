@@ -103,6 +103,7 @@ def test_sites_that_cannot_be_are_refused(tmp_path: Path, asked: dict[str, Any],
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sequence", "vendor", "count"), [("bssfp", "a", 1), ("bssfp", "d", 3), ("tagged", "b", 2)]
 )

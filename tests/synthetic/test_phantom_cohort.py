@@ -180,6 +180,7 @@ def test_a_cohort_is_written_and_read_again_and_depends_on_nothing_but_its_seed(
     assert float(truth[1]["lv_edv_ml"]) == pytest.approx(draw_subject(5, 1, "DCM").edv_ml, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_seeds_and_subjects_differ() -> None:
     hearts = [draw_subject(0, 0, "NOR"), draw_subject(0, 1, "NOR"), draw_subject(1, 0, "NOR")]
     assert len({h.edv_ml for h in hearts}) == 3

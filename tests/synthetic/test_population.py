@@ -136,6 +136,7 @@ def test_boys_are_small_quick_and_their_walls_are_thin() -> None:
     assert max(boy.chest.half_width_mm for boy in boys) < np.mean([man.chest.half_width_mm for man in men])
 
 
+@pytest.mark.slow
 def test_dystrophy_weakens_and_scars_the_outer_lateral_wall() -> None:
     boys = [Heart.draw(np.random.default_rng(seed), "DMD") for seed in range(8)]
     assert all(35 < boy.ef_percent < 60 and thickest(boy) < 10 for boy in boys)

@@ -142,6 +142,7 @@ def test_a_tagged_scan_is_a_cine_of_one_slice_with_three_structures() -> None:
     assert found.displacement_mm.shape == (8, 3, 1, 256, 256)
 
 
+@pytest.mark.slow
 def test_lines_are_strong_in_the_first_frame_fade_in_the_wall_and_leave_the_blood() -> None:
     found = scan()
     spread = {}

@@ -99,6 +99,7 @@ def test_a_run_killed_within_a_round_ends_bit_equal(
         assert str(last[0][state]) == str(last[1][state])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_says_how_to_go_on_and_does(
     tmp_path: Path,
