@@ -26,7 +26,7 @@ demo: $(READY) ## Every method on synthetic hearts, side by side on one page; un
 test: $(READY) ## All tests
 	$(PYTEST)
 
-check: $(READY) ## Format, lint, types, laws and fast tests; two minutes on two cores
+check: $(READY) ## Format, lint, types, laws and fast tests; a minute and a half on two cores
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
