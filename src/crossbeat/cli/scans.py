@@ -17,7 +17,9 @@ def phantom(
     ],
     subjects: Annotated[int, typer.Option(min=1, help="number of hearts")] = 12,
     sequences: Annotated[str, typer.Option(help="of bssfp, t2, lge, tagged, with commas")] = "bssfp,t2,lge",
-    vendors: Annotated[str, typer.Option(help="of a, b, c, d, with commas; another after every round of the groups")] = "a",
+    vendors: Annotated[
+        str, typer.Option(help="of a, b, c, d, with commas; another after each round of groups")
+    ] = "a",
     cine: Annotated[bool, typer.Option("--cine", help="bSSFP over the whole cycle, 25 frames")] = False,
     slices: Annotated[int, typer.Option(min=0, help="of each scan, about mid-ventricle; 0: all")] = 0,
     fields: Annotated[bool, typer.Option("--fields", help="write the exact motion of each cine")] = False,

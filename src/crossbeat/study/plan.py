@@ -34,7 +34,9 @@ class PhantomSpec(BaseModel, extra="forbid", frozen=True):
 
     subjects: int = Field(45, ge=1, description="hearts; MS-CMRSeg has 45 patients")
     sequences: list[str] = Field(["bssfp", "lge"], description="of bssfp, t2, lge, tagged")
-    vendors: list[str] = Field(["a", "b"], description="of a, b, c, d; another after every round of the groups")
+    vendors: list[str] = Field(
+        ["a", "b"], description="of a, b, c, d; another after every round of the groups"
+    )
     cine: bool = Field(False, description="bSSFP over the whole cycle")
     frames: int = Field(25, ge=2, description="of that cycle, and of tagged scans")
     slices: int = Field(
