@@ -12,9 +12,10 @@ from torch import Tensor
 
 from crossbeat.case import Case, Domain
 from crossbeat.cohort import Cohort, Row
-from crossbeat.errors import CohortError, SettingsError
+from crossbeat.errors import CohortError, RunError, SettingsError
 from crossbeat.labels import TRAINED, UNKNOWN, Structure
-from crossbeat.methods.tag_pretraining import Settings, train
+from crossbeat.methods.tag_pretraining import Settings, disguises, train
+from crossbeat.methods.tag_pretraining.cyclegan import Translator
 from crossbeat.methods.tag_pretraining.disguises import FRAMES, TAGS, Material, Tagged, gather
 from crossbeat.methods.tag_pretraining.segmentation import Lesson, Segmentation, narrowed
 from crossbeat.prepare.slices import Batch, batch_generator, build_bank
@@ -331,6 +332,47 @@ def test_where_all_cine_is_labelled_the_cyclegan_learns_from_its_images_and_says
     material = material_of(few, tmp_path, strategy="cyclegan")
     assert [row.scan for row in material.seen["translated_from"]] == ["s0_bssfp", "s1_bssfp", "s2_bssfp"]
     assert "no unlabelled source scan trains" in notes_in(tmp_path)
+
+
+def test_a_translator_of_another_run_paints_as_it_did_there_and_learns_nothing(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    first = material_of(cohort, tmp_path / "first", strategy="cyclegan")
+    kept = str(tmp_path / "first" / "models" / "translator")
+    again = material_of(cohort, tmp_path / "again", strategy="cyclegan", translator=kept)
+    assert torch.equal(again.lessons["tags"].bank.images, first.lessons["tags"].bank.images)
+    assert "translated_from" not in again.seen
+    assert not (tmp_path / "again" / "stages").exists()
+    assert (tmp_path / "again" / "models" / "translator" / "translator.json").exists()
+    with pytest.raises(SettingsError, match="learnt from slices prepared otherwise"):
+        material_of(cohort, tmp_path / "other", strategy="cyclegan", translator=kept, spacing_mm=3.5)
+    tested = replace(cohort, rows=(*cohort.rows, replace(row_of(4, "tagged", "test"), scan="s4_late")))
+    others = tested.only(lambda row: row.subject != "s4" or row.split == "test")
+    with pytest.raises(
+        CohortError, match=r"1 subjects are tested and the translator .* has seen their images, 's4'"
+    ):
+        material_of(others, tmp_path / "tested", strategy="cyclegan", translator=kept)
+    with pytest.raises(RunError, match="is missing"):
+        material_of(cohort, tmp_path / "none", strategy="cyclegan", translator=str(tmp_path / "nowhere"))
+
+
+def test_a_dry_run_repaints_a_few_slices_and_tells_what_all_cost(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painted: list[int] = []
+    original = Translator.translate
+
+    def count(self: Translator, images: Tensor) -> Tensor:
+        painted.append(len(images))
+        return original(self, images)
+
+    monkeypatch.setattr(Translator, "translate", count)
+    monkeypatch.setattr(disguises, "AT_ONCE", 2)
+    run = Run(tmp_path / "run", device="cpu", progress=False, estimates={})
+    train(cohort, settings_of(strategy="cyclegan"), run)
+    assert run.estimates is not None
+    assert painted == [2]
+    assert run.estimates["repainting the source"].updates == 6
 
 
 def test_cine_of_a_tested_patient_is_refused(cohort: Cohort, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ it so beforehand, or because a CycleGAN repainted it, once.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from crossbeat.methods.tag_pretraining.segmentation import Lesson
 from crossbeat.methods.tag_pretraining.settings import Part, Settings
 from crossbeat.prepare.slices import Batch, SliceBank, batch_generator, build_bank
 from crossbeat.synthetic.tagging import Simulation, draw, tag
-from crossbeat.training import Run
+from crossbeat.training import Estimate, Run
+from crossbeat.training.run import peak_memory_mb
 
 TAGS: Final = 11
 """Purpose of the random numbers that tags are drawn from (`prepare.slices.batch_generator`)."""
@@ -99,9 +101,12 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
     elif "tags" in parts and strategy == "physics":
         lessons["tags"] = Lesson(plain, Tagged(settings.simulation, settings.spacing_mm), settings.learnt)
     elif "tags" in parts:
-        cine = _cine(real, domains, settings, run)
-        seen |= {"translated_from": cine, "target": domains.unlabelled}
-        translator = _translator(cine, real, domains, settings, run)
+        if settings.translator:
+            translator = _known_translator(Path(settings.translator), real, settings, run)
+        else:
+            cine = _cine(real, domains, settings, run)
+            seen |= {"translated_from": cine, "target": domains.unlabelled}
+            translator = _new_translator(cine, domains, settings, run)
         lessons["tags"] = Lesson(repainted(plain, translator, run), learnt=settings.learnt)
     if "target" in parts:
         lessons["target"] = Lesson(
@@ -120,7 +125,18 @@ def find_strategy(cohort: Cohort, settings: Settings) -> str:
 
 
 def repainted(bank: SliceBank, translator: Translator, run: Run) -> SliceBank:
-    """The bank's images as the translator repaints them, whole fields; labels and places stay."""
+    """The bank's images as the translator repaints them, whole fields; labels and places stay.
+
+    In a dry run a few stand for all: their time is told, and the images stay as they are.
+    """
+    if run.estimates is not None:
+        began = time.perf_counter()
+        translator.translate(bank.images[:AT_ONCE].to(run.torch_device)).cpu()
+        seconds = (time.perf_counter() - began) * len(bank) / min(AT_ONCE, len(bank))
+        peaks = peak_memory_mb(run.accelerator)
+        memory_mb = peaks.get("peak_cuda_memory_mb", peaks["peak_memory_mb"])
+        run.estimates["repainting the source"] = Estimate(len(bank), 0, seconds, memory_mb)
+        return bank
     chunks = []
     with run.bar("repainting the source", len(bank)) as step:
         for images in torch.split(bank.images, AT_ONCE):
@@ -130,10 +146,8 @@ def repainted(bank: SliceBank, translator: Translator, run: Run) -> SliceBank:
     return replace(bank, images=torch.cat(chunks))
 
 
-def _translator(cine: Cohort, cohort: Cohort, domains: Domains, settings: Settings, run: Run) -> Translator:
-    """One of another run, or one that learns here from the images of both sides."""
-    if settings.translator:
-        return _known_translator(Path(settings.translator), cohort, settings, run)
+def _new_translator(cine: Cohort, domains: Domains, settings: Settings, run: Run) -> Translator:
+    """One that learns here from the images of both sides."""
     if not len(domains.unlabelled):
         raise CohortError(
             f"{cine.name}: a CycleGAN learns from target images, and no target scan trains; name a `target` of which "
@@ -148,6 +162,7 @@ def _translator(cine: Cohort, cohort: Cohort, domains: Domains, settings: Settin
 
 
 def _known_translator(path: Path, cohort: Cohort, settings: Settings, run: Run) -> Translator:
+    """One of another run, if it has seen nobody who is tested and learnt from slices like these."""
     translator = load_translator(path, run.torch_device)
     both = sorted(set(translator.provenance.get("subjects", [])) & _tested(cohort))
     if both and not settings.transductive:
