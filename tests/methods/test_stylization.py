@@ -421,7 +421,7 @@ def test_an_encoder_that_is_not_there_is_refused_before_anything_is_read(tmp_pat
     ):
         train(unread, settings_of(encoder="cmrr"), quiet_run(tmp_path / "run"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RunError, match=r"encoder.json is missing; is this the models/encoder"):
+    with pytest.raises(RunError, match=r"encoder.json is missing; is this the encoder under models"):
         load_encoder(tmp_path / "empty")
 
 

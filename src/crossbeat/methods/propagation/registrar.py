@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from crossbeat import __version__
 from crossbeat.devices import multiplies_bfloat16
-from crossbeat.errors import RunError, SettingsError
+from crossbeat.methods.keeping import fetch, keep
 from crossbeat.networks.registration import VoxelMorph
 from crossbeat.prepare.volumes import Preparation
-
-FORMAT: Final = 1
 
 
 @dataclass
@@ -60,20 +51,11 @@ class Registrar:
 
     def save(self, folder: Path) -> None:
         """`weights.safetensors` and `registrar.json` in a folder that appears whole or not at all."""
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-        save_file(weights, temporary / "weights.safetensors")
-        (temporary / "registrar.json").write_text(json.dumps(self.describe(), indent=2) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        keep(folder, "registrar", self.network.state_dict(), self.describe())
 
     def describe(self) -> dict[str, Any]:
         """All but the weights, as plain JSON."""
         return {
-            "format": FORMAT,
-            "crossbeat": __version__,
             "network": self.network.arguments,
             "preparation": self.preparation.model_dump(),
             "provenance": dict(self.provenance),
@@ -85,28 +67,16 @@ def load_registrar(folder: Path, device: torch.device | str = "cpu") -> Registra
 
     `RunError` where a piece is missing or broken.
     """
-    try:
-        described = json.loads((folder / "registrar.json").read_text())
-        if described["format"] > FORMAT:
-            raise RunError(
-                f"{folder}: written by crossbeat {described['crossbeat']}, newer than this {__version__}; upgrade"
-            )
+    device = torch.device(device)
+
+    def make(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Registrar:
         network = VoxelMorph(**described["network"])
-        network.load_state_dict(load_file(folder / "weights.safetensors"))
+        network.load_state_dict(weights)
+        network = in_quick_layout(network).to(device).eval()
         preparation = Preparation(**described["preparation"])
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{folder}: {Path(error.filename or 'weights.safetensors').name} is missing; is this the "
-            "models/registration of a finished run of propagation?"
-        ) from None
-    except (
-        KeyError, TypeError, ValidationError, SettingsError, json.JSONDecodeError, SafetensorError, RuntimeError,
-    ) as error:  # fmt: skip
-        raise RunError(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from None
-    network = in_quick_layout(network).to(device).eval()
-    return Registrar(
-        network, preparation, multiplies_bfloat16(torch.device(device).type), described["provenance"]
-    )
+        return Registrar(network, preparation, multiplies_bfloat16(device.type), described["provenance"])
+
+    return fetch(folder, "registrar", make)
 
 
 def in_quick_layout(network: VoxelMorph) -> VoxelMorph:

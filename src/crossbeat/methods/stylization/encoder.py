@@ -16,8 +16,8 @@ from torch import Tensor
 
 from crossbeat.cohort import Cohort
 from crossbeat.errors import CohortError, RunError, SettingsError
+from crossbeat.methods.keeping import fetch, keep
 from crossbeat.methods.stylization.autoencoding import learn_vgg
-from crossbeat.methods.stylization.keeping import fetch, keep
 from crossbeat.methods.stylization.settings import Settings
 from crossbeat.methods.stylization.sharing import learn_once
 from crossbeat.methods.stylization.styles import Material

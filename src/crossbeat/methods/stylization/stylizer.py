@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossbeat.errors import SettingsError
+from crossbeat.methods.keeping import fetch, keep
 from crossbeat.methods.stylization.encoder import Encoder, as_encoder
-from crossbeat.methods.stylization.keeping import fetch, keep
 from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder
 from crossbeat.networks.rain import CHANNELS, Rain, StyleCode, style_of
 
