@@ -54,12 +54,8 @@ TABLE_4: Final = {
     1.0: "scratch_shape_1",
 }
 """γ and its arm."""
-LABELS: Final = {
-    "scratch": ("", "scratch_1_label", "scratch_3_labels", "scratch"),
-    "cine": ("cine_no_labels", "cine_1_label", "cine_3_labels", "cine"),
-    "physics": ("physics_no_labels", "physics_1_label", "physics_3_labels", "physics"),
-}
-"""Arms of a strategy that learn from 0, 1, 3 and all labelled patients."""
+SHARES: Final = (0, 5, 10, 25, 50, 100)
+"""Labels of the target that are learnt from, in % of the patients who train."""
 PAIRS: Final = {
     ("cine", "scratch"): "cine first",
     ("physics", "scratch"): "cine and lines by physics first",
@@ -73,10 +69,9 @@ PAIRS: Final = {
     ("scratch", "scratch_no_shape_loss"): "the shape-aware loss",
     ("scratch_vae", "scratch"): "the VAE's loss",
     ("scratch_random_contrast", "scratch"): "random contrast",
-    ("physics_3_labels", "scratch_3_labels"): "cine and lines first, 3 labelled patients",
-    ("physics_3_labels", "cine_3_labels"): "lines in place of half the cine, 3 labelled patients",
-    ("physics_1_label", "scratch_1_label"): "cine and lines first, 1 labelled patient",
-    ("physics_1_label", "cine_1_label"): "lines in place of half the cine, 1 labelled patient",
+    ("cine_5_percent", "scratch_5_percent"): "cine first, 5 % of the labels",
+    ("physics_5_percent", "scratch_5_percent"): "cine and lines first, 5 % of the labels",
+    ("physics_5_percent", "cine_5_percent"): "lines in place of half the cine, 5 % of the labels",
     ("physics_no_labels", "cine_no_labels"): "lines in place of half the cine, no label",
     ("scratch_dynunet", "scratch"): "DynUNet in place of ResNetVAE",
 }
@@ -204,15 +199,33 @@ def _printed(study: Study, arm: str, structure: str, metric: str) -> str:
     return "–"
 
 
-def by_labels(frames: pd.DataFrame) -> list[str]:
-    """Dice over patients, mean of structures, of each strategy by the number of labelled patients it learns from."""
-    lines = head(("Strategy", "0", "1", "3", "all"))
+def arm_of(strategy: str, share: int) -> str:
+    """The arm of a strategy that learns from so many % of the labels."""
+    return {0: f"{strategy}_no_labels", 100: strategy}.get(share, f"{strategy}_{share}_percent")
+
+
+def by_labels(frames: pd.DataFrame) -> pd.DataFrame:
+    """Dice, mean of structures: a line a strategy, share of the labels and patient, of the arms that are there."""
     mean = frames.groupby(["arm", "seed", "subject", "frame"], as_index=False)["dice"].mean()
-    there = set(frames["arm"])
-    for strategy, arms in LABELS.items():
-        values = [by_patient(mean[mean["arm"] == arm], "dice") if arm in there else None for arm in arms]
-        told = ["–" if v is None else f"{v.mean():.3f} ± {v.std():.3f}" for v in values]
-        lines.append(line_of(f"`{strategy}`", *told))
+    found = []
+    for strategy in STRATEGIES:
+        for share in SHARES:
+            rows = mean[mean["arm"] == arm_of(strategy, share)]
+            if len(rows):
+                values = by_patient(rows, "dice").reset_index()
+                found.append(values.assign(strategy=strategy, share=share))
+    return pd.concat(found, ignore_index=True)
+
+
+def table_by_labels(frames: pd.DataFrame) -> list[str]:
+    """Mean Dice over patients of each strategy, by the share of the labels that it learns from."""
+    dice = by_labels(frames).groupby(["strategy", "share"])["dice"]
+    there = {key: f"{values.mean():.3f} ± {values.std():.3f}" for key, values in dice}
+    lines = head(("Strategy", *(f"{share} %" for share in SHARES)))
+    for strategy in STRATEGIES:
+        told = [there.get((strategy, share), "–") for share in SHARES]
+        if any(word != "–" for word in told):
+            lines.append(line_of(f"`{strategy}`", *told))
     return lines
 
 
@@ -336,7 +349,7 @@ def main(words: Sequence[str]) -> None:
             *table_3(frames, evidence.study, "hd95"),
         ],
         table_4(frames, evidence.study),
-        by_labels(frames),
+        table_by_labels(frames),
         differences(frames),
         table_by_frame(frames),
         table_by_group(frames),

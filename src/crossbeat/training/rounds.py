@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
@@ -18,6 +18,8 @@ from crossbeat.training.logs import Bar, Logs, Window
 from crossbeat.training.run import Run, seed_torch
 from crossbeat.training.schedules import Plateau
 from crossbeat.training.stage import Stage
+
+_NOTE_WIDTH: Final = 60
 
 
 class Rounds(Callback):
@@ -180,5 +182,12 @@ def _learning_rates(trainer: pl.Trainer) -> dict[str, float]:
 
 
 def _note(numbers: Mapping[str, float]) -> str:
-    """Losses and overlaps, short, for the end of the progress bar."""
-    return "  ".join(f"{k} {v:.3f}" for k, v in numbers.items() if k.startswith(("loss", "dice")))[:60]
+    """The loss, overlaps, then parts of the loss, as many as a line takes, for the end of the progress bar."""
+    names = [name for start in ("loss ", "dice", "loss_") for name in numbers if f"{name} ".startswith(start)]
+    note = ""
+    for name in names:
+        longer = "  ".join(word for word in (note, f"{name} {numbers[name]:.3f}") if word)
+        if len(longer) > _NOTE_WIDTH:
+            break
+        note = longer
+    return note
