@@ -195,3 +195,7 @@ def test_twins_are_one_heart_voxel_by_voxel_and_lines_can_be_drawn_from_the_firs
         alike.append(np.corrcoef(lines[wall], twins.tagged.image[1, 0][wall])[0, 1])
     assert alike[0] > 0.7
     assert alike[0] > alike[1] + 0.3
+    again = scan_twins(boy(), "d", "c", frames=5, slices=1, retake=1)
+    np.testing.assert_array_equal(again.cine.image, twins.cine.image)
+    np.testing.assert_array_equal(again.tagged.labels, twins.tagged.labels)
+    assert again.tags.phase_rad != twins.tags.phase_rad

@@ -169,15 +169,17 @@ def scan_twins(
     slices: int = 0,
     seed: int = 0,
     subject: int = 0,
+    retake: int = 0,
 ) -> Twins:
     """A cine and a tagged scan of the very same slices, on the grid of the cine, as no patient can give them.
 
-    They tell how near an image that was made of the cine is to the true tagged one.
+    They tell how near an image that was made of the cine is to the true tagged one. A `retake` above 0 changes the
+    tagged scan alone: other lines and other noise, as chance would have it another day.
     """
     session, rng = _session(heart, "bssfp", vendor, seed, subject)
     stack = middle_of_stack(*plan_stack(rng, session), heart, slices)
     cine = _scan(rng, session, stack, frames, motion=True)
-    tagging, rng = _session(heart, "tagged", tagged_vendor, seed, subject)
+    tagging, rng = _session(heart, "tagged", tagged_vendor, seed, subject, retake)
     assert tagging.tags is not None
     return Twins(cine, _scan(rng, tagging, stack, frames), tagging.tags)
 
@@ -268,13 +270,13 @@ def _stream(seed: int, index: int, purpose: str) -> np.random.Generator:
 
 
 def _session(
-    heart: Heart, sequence: str, vendor: str, seed: int, subject: int
+    heart: Heart, sequence: str, vendor: str, seed: int, subject: int, retake: int = 0
 ) -> tuple[Session, np.random.Generator]:
     """What chance decides of a scan, and the stream that goes on to decide the rest."""
     scanner = find_scanner(vendor)
     _check_sequences([sequence])
     lattice = draw_lattice(_stream(seed, subject, "texture"))
-    rng = _stream(seed, subject, f"{sequence}-{vendor}")
+    rng = _stream(seed, subject, f"{sequence}-{vendor}" + (f"-{retake}" if retake else ""))
     return draw_session(rng, heart, scanner, sequence, lattice), rng
 
 

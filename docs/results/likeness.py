@@ -1,0 +1,252 @@
+"""How like a true tagged scan is what physics and a CycleGAN make of cine, and does the heart stay where it was.
+
+Draws hearts that no study has seen, one of each group and source scanner, and scans each twice in the very same slice:
+as cine, and tagged at the site of dhaene2023. Then it asks of every model of the tagged image, at five times of the
+cycle, the structural similarity (SSIM, Wang 2004, by MONAI) to the true one; and of the CycleGAN's cycle what a
+segmenter that was trained on cine loses on cine that went there and back. Run from the repository root:
+`python docs/results/likeness.py OUT [--seed 0]`, OUT being the folder of a dhaene2023 study with the cells `cyclegan`
+and `cine_no_labels` of that seed; it writes likeness.csv, .md and .png into dhaene2023 beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from monai.metrics.regression import SSIMMetric
+from numpy.typing import NDArray
+from study_tables import head, line_of
+from torch import Tensor
+
+from crossbeat.case import Case, Domain
+from crossbeat.cohort import Row
+from crossbeat.evaluation import score_case
+from crossbeat.labels import TRAINED
+from crossbeat.methods.stylization.restyling import Content, prepare
+from crossbeat.methods.tag_pretraining.cyclegan import Translator, load_translator
+from crossbeat.methods.tag_pretraining.disguises import FRAMES, Tagged
+from crossbeat.methods.tag_pretraining.settings import Settings
+from crossbeat.prepare.slices import Batch
+from crossbeat.prepare.volumes import crop
+from crossbeat.report.wording import p_value, signed
+from crossbeat.segmenter import load_segmenter
+from crossbeat.statistics import bootstrap_interval, holm, wilcoxon
+from crossbeat.synthetic.cohort import Scan, Twins, draw_subject, scan_twins
+from crossbeat.synthetic.tagging import draw as draw_tags
+from crossbeat.synthetic.tagging import tag
+
+HERE: Final = Path(__file__).with_name("dhaene2023")
+GROUPS: Final = ("NOR", "DCM", "HCM", "MINF", "RV")
+VENDORS: Final = ("a", "b")
+SITE_VENDOR: Final = "c"
+"""As in studies/dhaene2023.yaml: cine that is labelled comes from a and b, the tagged scans from c."""
+HEARTS_SEED: Final = 77
+"""The study's hearts are of seed 0."""
+TIMES: Final = 5
+MODELS: Final = {
+    "retaken": "tagged once more, other lines and noise: what no model can beat that is not told the lines",
+    "told": "physics that is told the true lines and the true motion",
+    "cyclegan": "CycleGAN",
+    "physics": "physics, as training draws it",
+    "paper": "physics, the paper's lines",
+    "cine": "the cine as it is",
+}
+Made = dict[str, Tensor]
+"""By model: crops (n, 1, y, x) in [0, 1], a frame each."""
+STRUCTURES: Final = (*(s.name for s in TRAINED), "mean")
+
+
+def case_of(scan: Scan, name: str, sequence: str) -> Case:
+    """A scan of the phantom as crossbeat reads one, labelled in every frame."""
+    drawn = (frozenset(TRAINED),) * len(scan.image)
+    return Case(name, name, scan.image.astype(np.float32), scan.affine, Domain(sequence), scan.labels, drawn)
+
+
+def hearts() -> Iterator[tuple[str, Twins, Twins]]:
+    """Name, and the twins with the tagged scan taken twice, of ten hearts."""
+    for number, (group, vendor) in enumerate((g, v) for g in GROUPS for v in VENDORS):
+        heart = draw_subject(HEARTS_SEED, number, group)
+        first, again = (
+            scan_twins(
+                heart, vendor, SITE_VENDOR, frames=TIMES, slices=1, seed=HEARTS_SEED, subject=number, retake=k
+            )
+            for k in (0, 1)
+        )
+        yield f"{group}-{vendor}", first, again
+
+
+def likenesses(cine: Content, translator: Translator, settings: Mapping[str, Settings], number: int) -> Made:
+    """What each model that knows nothing of the true lines makes of the cine's crops."""
+    size = cine.bank.preparation.size
+    made = {"cine": cine.images, "cyclegan": crop(translator.translate(cine.bank.images), size)}
+    everything = cine.bank.batch(torch.arange(len(cine.bank)))
+    for name, given in settings.items():
+        lines = Tagged(given.simulation, given.spacing_mm)
+        found = [tagged_at(lines, everything, frame, number) for frame in range(TIMES)]
+        made[name] = crop(torch.cat(found), size)
+    return made
+
+
+def told(twins: Twins, given: Settings) -> NDArray[np.float32]:
+    """The cine (t, z, y, x), tagged by formula with the lines that the true scan has, which move as its heart does."""
+    cine, grid = twins.cine, twins.tags
+    assert cine.displacement_mm is not None
+    generator = torch.Generator().manual_seed(HEARTS_SEED)
+    pixel = float(np.linalg.norm(cine.affine[:3, 0]))
+    image = torch.from_numpy(cine.image[:, 0].astype(np.float32))
+    lines = replace(
+        draw_tags(given.simulation, 1, generator),
+        spacing=torch.tensor([grid.protocol.spacing_mm], dtype=torch.float64),
+        across_deg=torch.tensor([grid.across_deg], dtype=torch.float64),
+        phase_rad=torch.tensor([grid.phase_rad], dtype=torch.float64),
+        flip_deg=torch.tensor([grid.protocol.flip_deg], dtype=torch.float64),
+    )
+    found = tag(
+        image,
+        lines.take([0] * TIMES),
+        given.simulation,
+        pixel=(pixel, pixel),
+        peak=torch.full((TIMES,), float(np.percentile(cine.image, 99.5))),
+        labels=torch.from_numpy(cine.labels[:, 0]),
+        displacement=torch.from_numpy(cine.displacement_mm[:, 1:, 0]),
+        pulses=torch.arange(TIMES) * (FRAMES / TIMES),
+        noise=torch.randn((TIMES, 2, *image.shape[1:]), generator=generator),
+    )
+    return np.asarray(found.numpy()[:, None], np.float32)
+
+
+def tagged_at(lines: Tagged, batch: Batch, frame: int, number: int) -> Tensor:
+    """One frame by formula, the lines drawn as for a training slice; time after them is drawn too, as in training."""
+    one = Batch(*(part[frame : frame + 1] for part in (batch.image, batch.labels, batch.drawn)))
+    return lines(one, 1, torch.tensor([0]), seed=HEARTS_SEED, step=number)
+
+
+def ssim(one: Tensor, other: Tensor) -> list[float]:
+    """Of each image of a batch, on [0, 1]: a Gaussian window of 11 pixels."""
+    return SSIMMetric(spatial_dims=2, data_range=1.0)(one, other)[:, 0].tolist()
+
+
+def cycled(content: Content, translator: Translator) -> Case:
+    """The cine as it comes back from the CycleGAN's cycle."""
+    size = content.bank.preparation.size
+    back = translator.translate_back(translator.translate(content.bank.images))
+    return replace(content.case, image=content.on_grid(crop(back, size)))
+
+
+def measure(out: Path, seed: int) -> tuple[pd.DataFrame, dict[str, Made]]:
+    """A line a heart, frame and what was measured; and some pictures, a row a heart."""
+    cells = {arm: out / "cells" / arm / f"seed-{seed}" for arm in ("cyclegan", "cine_no_labels")}
+    translator = load_translator(cells["cyclegan"] / "models" / "translator")
+    segmenter = load_segmenter(cells["cine_no_labels"] / "segmenter")
+    trained = Settings.of(yaml.safe_load((cells["cyclegan"] / "settings.yaml").read_text()))
+    still = {"tag_spacing_range": 0.0, "tag_angle_range_deg": 0.0, "tag_phase": "fixed", "tag_fading": False}
+    settings = {
+        "physics": trained,
+        "paper": trained.model_copy(update={**still, "tag_noise_sd": 0.0}),
+    }
+    lines, shown = [], {}
+    for number, (name, first, again) in enumerate(hearts()):
+        cine = case_of(first.cine, name, "bssfp")
+        scans = {
+            "cine": cine.image,
+            "true": first.tagged.image.astype(np.float32),
+            "retaken": again.tagged.image.astype(np.float32),
+            "told": told(first, trained),
+        }
+        contents = {
+            of: prepare(replace(cine, image=image), translator.preparation) for of, image in scans.items()
+        }
+        content, wanted = contents["cine"], contents["true"].images
+        made = {model: contents[model].images for model in ("retaken", "told")}
+        made |= likenesses(content, translator, settings, number)
+        for model, images in made.items():
+            for frame, value in enumerate(ssim(images, wanted)):
+                lines.append((name, frame, model, "", "ssim", value))
+        for what, case in (
+            ("cine", replace(cine, image=content.plain())),
+            ("cycled", cycled(content, translator)),
+        ):
+            row = Row(name, name, "bssfp", "-")
+            for score in score_case(row, case, segmenter.predict(case), units=(), per_slice=False):
+                if score.metric == "dice" and score.structure in STRUCTURES:
+                    lines.append((name, score.frame, what, score.structure, "dice", score.value))
+        if name.endswith("a"):
+            shown[name] = {"true": wanted, **made}
+        print(f"{name} measured", flush=True)
+    return pd.DataFrame(lines, columns=["heart", "frame", "model", "structure", "metric", "value"]), shown
+
+
+def tables(table: pd.DataFrame) -> list[str]:
+    """Means over hearts, frames first; paired differences and p by Wilcoxon, Holm over the rows of a table."""
+    likeness = table[table["metric"] == "ssim"].groupby(["model", "heart"])["value"].mean().unstack("model")
+    rivals = [model for model in MODELS if model != "cyclegan"]
+    p = holm([wilcoxon(likeness["cyclegan"], likeness[model], list(likeness.index)).p for model in rivals])
+    corrected = dict(zip(rivals, p, strict=True))
+    lines = head(("Made of cine by", "SSIM", "CycleGAN's is higher by", "95 % interval", "Holm's p"))
+    for model, told in MODELS.items():
+        own = likeness[model]
+        cells = [f"{own.mean():.3f} ± {own.std():.3f}"]
+        if model in corrected:
+            more = likeness["cyclegan"] - own
+            low, high = bootstrap_interval(more, list(more.index))
+            cells += [signed(more.mean()), f"{signed(low)} to {signed(high)}", p_value(corrected[model])]
+        lines.append(line_of(told, *cells, *["–"] * (4 - len(cells))))
+    dice = table[table["metric"] == "dice"].groupby(["structure", "model", "heart"])["value"].mean()
+    lines += [
+        "",
+        *head(("Dice of a segmenter of cine", "on the cine", "on cine there and back", "difference", "p")),
+    ]
+    for structure in STRUCTURES:
+        plain, back = dice[structure, "cine"], dice[structure, "cycled"]
+        p_of = wilcoxon(back, plain, list(plain.index)).p
+        told = [f"{v.mean():.3f} ± {v.std():.3f}" for v in (plain, back)]
+        lines.append(line_of(structure, *told, signed((back - plain).mean()), p_value(p_of)))
+    return lines
+
+
+def draw(shown: Mapping[str, Made], path: Path) -> None:
+    """A row a heart, a column a model, in the second of five times."""
+    columns = {"cine": "cine", "true": "truly tagged", "retaken": "tagged again", "told": "told the lines",
+               "cyclegan": "CycleGAN",
+               "physics": "physics", "paper": "the paper's lines"}  # fmt: skip
+    figure, grid = plt.subplots(len(shown), len(columns), figsize=(9.6, 1.45 * len(shown)), squeeze=False)
+    for row, (name, images) in zip(grid, shown.items(), strict=True):
+        for axes, (model, title) in zip(row, columns.items(), strict=True):
+            axes.imshow(images[model][1, 0, 16:112, 16:112], cmap="gray", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            if axes.get_subplotspec().is_first_row():
+                axes.set_title(title, fontsize=10)
+        row[0].set_ylabel(name.split("-")[0], fontsize=10)
+    figure.tight_layout(pad=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Measure, keep, tell."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("out", type=Path, help="folder of a dhaene2023 study")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    HERE.mkdir(exist_ok=True)
+    table, shown = measure(given.out, given.seed)
+    table.to_csv(HERE / "likeness.csv", index=False, float_format="%.5g", lineterminator="\n")
+    draw(shown, HERE / "likeness.png")
+    text = "\n".join(tables(table)) + "\n"
+    (HERE / "likeness.md").write_text(f"# Like a true tagged scan?\n\n{text}", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
