@@ -275,7 +275,7 @@ def test_scans_that_cannot_be_tagged_are_named_and_leave_nothing(
     assert end.value.exit_code == 1
     found = " ".join(capsys.readouterr().err.split())
     assert re.search(words, found), found
-    assert not files(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_others_go_on_and_a_field_of_another_grid_is_refused(

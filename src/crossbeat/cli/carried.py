@@ -24,7 +24,7 @@ from crossbeat.cli.folders import as_file_name
 from crossbeat.cohort import Cohort, Row, write_cohort
 from crossbeat.data.listing import place
 from crossbeat.data.nifti import sidecar, write_displacement, write_labels
-from crossbeat.errors import CrossbeatError, RunError
+from crossbeat.errors import RunError
 from crossbeat.labels import TRAINED, Structure
 from crossbeat.methods.propagation import Carried, Registrar, carry, find_sources, load_registrar
 from crossbeat.metrics.clinical import volume_curve_ml
@@ -80,16 +80,13 @@ def carry_cohort(
     cohort: Cohort, task: Task, *, progress: Callable[[Row], None] = lambda row: None
 ) -> tuple[list[CarriedScan], list[str]]:
     """Carry every scan and write its files; the others go on where one fails, and its problem is in the answer."""
-    scans: list[CarriedScan] = []
-    failures = []
-    for row in cohort:
-        try:
-            scans.append(_carry_scan(row, cohort, task, len(scans)))
-        except Exception as error:  # one scan must never cost the others theirs
-            ours = isinstance(error, CrossbeatError)
-            failures.append(str(error) if ours else f"scan {row.scan!r}: {type(error).__name__}: {error}")
-        progress(row)
-    return scans, failures
+    return folders.each_scan(
+        cohort,
+        task.out,
+        lambda row, before: _carry_scan(row, cohort, task, before),
+        lambda row: _files_of(row.scan, task.out),
+        progress,
+    )
 
 
 def write_results(scans: Sequence[CarriedScan], failures: Sequence[str], cohort: Cohort, task: Task) -> Path:
@@ -119,23 +116,18 @@ def write_results(scans: Sequence[CarriedScan], failures: Sequence[str], cohort:
 
 
 def _carry_scan(row: Row, cohort: Cohort, task: Task, number: int) -> CarriedScan:
-    labels, field, figure, *_ = files = _files_of(row.scan, task.out)
-    try:
-        named = place(labels.resolve(), task.out.resolve())
-        case = cohort.read(row)
-        found = carry(case, find_sources(row, case, task.which), task.registrar, keep_displacement=True)
-        images = [cohort.folder / name for name in row.image_files]
-        about = {"run": str(task.run), "carried_from": list(found.sources)}
-        write_labels(labels, found.labels, images, about)
-        moved_mm = _in_mm(found)
-        if task.fields:
-            write_displacement(field, moved_mm, found.sources[0], images, about)
-        view = _view(row, found, moved_mm, number)
-        write_whole(figure, view.picture)
-    except BaseException:
-        for path in files:
-            path.unlink(missing_ok=True)
-        raise
+    labels, field, figure, *_ = _files_of(row.scan, task.out)
+    named = place(labels.resolve(), task.out.resolve())
+    case = cohort.read(row)
+    found = carry(case, find_sources(row, case, task.which), task.registrar, keep_displacement=True)
+    images = [cohort.folder / name for name in row.image_files]
+    about = {"run": str(task.run), "carried_from": list(found.sources)}
+    write_labels(labels, found.labels, images, about)
+    moved_mm = _in_mm(found)
+    if task.fields:
+        write_displacement(field, moved_mm, found.sources[0], images, about)
+    view = _view(row, found, moved_mm, number)
+    write_whole(figure, view.picture)
     return CarriedScan(_new_row(row, found, named, cohort.folder, task.out), view)
 
 

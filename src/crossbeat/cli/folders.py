@@ -6,9 +6,12 @@ import csv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from crossbeat.cohort import Cohort
-from crossbeat.errors import CaseError, RunError
+from crossbeat.cohort import Cohort, Row
+from crossbeat.errors import CaseError, CrossbeatError, RunError
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,38 @@ def open_folder(
     out.mkdir(parents=True, exist_ok=True)
 
 
+def each_scan(
+    cohort: Cohort,
+    out: Path,
+    make: Callable[[Row, int], Made],
+    files_of: Callable[[Row], Iterable[Path]],
+    progress: Callable[[Row], None],
+) -> tuple[list[Made], list[str]]:
+    """What was made of every scan, and what went wrong: the others go on where one fails.
+
+    `make` gets the number of scans made before. Of one that fails, or is stopped, no file stays; where none was made
+    the folder itself goes, if nothing else lies in it.
+    """
+    made: list[Made] = []
+    failures = []
+    for row in cohort:
+        try:
+            made.append(make(row, len(made)))
+        except BaseException as error:
+            for path in files_of(row):
+                path.unlink(missing_ok=True)
+            if not isinstance(
+                error, Exception
+            ):  # one scan must never cost the others theirs, but who stops us may
+                raise
+            ours = isinstance(error, CrossbeatError)
+            failures.append(str(error) if ours else f"scan {row.scan!r}: {type(error).__name__}: {error}")
+        progress(row)
+    if not made:
+        _remove_empty(out)
+    return made, failures
+
+
 def as_file_name(scan: str) -> str:
     """The name, if it can be that of a file; else `CaseError`."""
     if "/" in scan or "\\" in scan or scan in (".", ".."):
@@ -76,6 +111,12 @@ def _refuse_loss(stale: Sequence[Path], cohort: Cohort, given: Sequence[Path], r
     for path in given:
         if path.resolve() in ours:
             raise RunError(f"{path}: was given, and would be written over; {remedy}")
+
+
+def _remove_empty(folder: Path) -> None:
+    for inner in [*(path for path in folder.iterdir() if path.is_dir()), folder]:
+        if not any(inner.iterdir()):
+            inner.rmdir()
 
 
 def _earlier(table: Path) -> list[str]:

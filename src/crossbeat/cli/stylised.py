@@ -30,7 +30,7 @@ from crossbeat.cohort import Cohort, Row, write_cohort
 from crossbeat.data.listing import place as place_in
 from crossbeat.data.nifti import read_info, sidecar, write_volume
 from crossbeat.data.reading import locate
-from crossbeat.errors import CrossbeatError, SettingsError
+from crossbeat.errors import SettingsError
 from crossbeat.evaluation import score_case
 from crossbeat.labels import TRAINED
 from crossbeat.losses.style import structure_loss
@@ -88,7 +88,7 @@ class StyledScan:
 def open_folder(cohort: Cohort, task: Task, overwrite: bool) -> None:
     """Make the folder, or clear it of an earlier stylization; see `folders.open_folder`."""
     work = folders.Work("stylization", "stylised scans", STYLES_CSV, PAGE, _files_of, (STRUCTURE_CSV,))
-    names = (new_name(row.scan, run, k) for row in cohort for run in task.runs for k in range(task.codes + 1))
+    names = (name for row in cohort for name in _new_names(row, task))
     folders.open_folder(task.out, cohort, names, work, overwrite=overwrite, given=task.styles.files)
 
 
@@ -110,20 +110,13 @@ def stylise_cohort(
     cohort: Cohort, task: Task, *, progress: Callable[[Row], None] = lambda row: None
 ) -> tuple[list[StyledScan], list[str]]:
     """Restyle every scan and write its images; the others go on where one fails, and its problem is in the answer."""
-    scans: list[StyledScan] = []
-    failures = []
-    for row in cohort:
-        try:
-            scans.append(_stylise_scan(row, cohort, task, pictured=len(scans) < MOST_SCANS))
-        except Exception as error:  # one scan must never cost the others theirs
-            ours = isinstance(error, CrossbeatError)
-            failures.append(str(error) if ours else f"scan {row.scan!r}: {type(error).__name__}: {error}")
-            for run in task.runs:
-                for k in range(task.codes + 1):
-                    for path in _files_of(new_name(row.scan, run, k), task.out):
-                        path.unlink(missing_ok=True)
-        progress(row)
-    return scans, failures
+    return folders.each_scan(
+        cohort,
+        task.out,
+        lambda row, before: _stylise_scan(row, cohort, task, pictured=before < MOST_SCANS),
+        lambda row: (path for name in _new_names(row, task) for path in _files_of(name, task.out)),
+        progress,
+    )
 
 
 def write_results(scans: Sequence[StyledScan], failures: Sequence[str], cohort: Cohort, task: Task) -> Path:
@@ -198,6 +191,11 @@ def _stylise_scan(row: Row, cohort: Cohort, task: Task, *, pictured: bool) -> St
                 )
     view = show_scan(row, case, task.styles, chosen, list(made.values())) if pictured else None
     return replace(found, rows=rows, lines=lines, structures=structures, view=view)
+
+
+def _new_names(row: Row, task: Task) -> Iterator[str]:
+    """What all that is made of one scan is called."""
+    return (new_name(row.scan, run, draw) for run in task.runs for draw in range(task.codes + 1))
 
 
 def _codes(run: StylizerRun, task: Task, chosen: Place, scan: str) -> Iterator[tuple[int, Tensor]]:

@@ -25,7 +25,7 @@ from crossbeat.cli import folders
 from crossbeat.cohort import Cohort, Row, parse_filter, write_cohort
 from crossbeat.data.listing import place
 from crossbeat.data.nifti import Displacement, read_displacement, write_volume
-from crossbeat.errors import CaseError, CohortError, CrossbeatError, SettingsError
+from crossbeat.errors import CaseError, CohortError, SettingsError
 from crossbeat.labels import TRAINED, UNKNOWN
 from crossbeat.report.overlays import heart_window
 from crossbeat.report.writing import write_whole
@@ -132,18 +132,13 @@ def tag_cohort(
     cohort: Cohort, task: Task, *, progress: Callable[[Row], None] = lambda row: None
 ) -> tuple[list[TaggedScan], list[str]]:
     """Tag every scan and write its image; the others go on where one fails, and its problem is in the answer."""
-    scans: list[TaggedScan] = []
-    failures = []
-    for row in cohort:
-        try:
-            scans.append(_tag_scan(row, cohort, task, pictured=len(scans) < MOST_EXAMPLES))
-        except Exception as error:  # one scan must never cost the others theirs
-            ours = isinstance(error, CrossbeatError)
-            failures.append(str(error) if ours else f"scan {row.scan!r}: {type(error).__name__}: {error}")
-            for path in _files_of(new_name(row.scan), task.out):
-                path.unlink(missing_ok=True)
-        progress(row)
-    return scans, failures
+    return folders.each_scan(
+        cohort,
+        task.out,
+        lambda row, before: _tag_scan(row, cohort, task, pictured=before < MOST_EXAMPLES),
+        lambda row: _files_of(new_name(row.scan), task.out),
+        progress,
+    )
 
 
 def write_results(
