@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CohortError, SettingsError, did_you_mean
+from crossbeat.prepare.augment import Augmentation, preset_with
+from crossbeat.segmenter import NetworkSpec
 from crossbeat.training import Chosen, Run
 
-Filter = dict[str, list[str]]
+
+def _as_lists(given: Any) -> Any:
+    if not isinstance(given, dict):
+        return given
+    return {k: [str(x) for x in v] if isinstance(v, list) else [str(v)] for k, v in given.items()}
+
+
+Filter = Annotated[dict[str, list[str]], BeforeValidator(_as_lists)]
+"""Cohort columns and their values; one value may stand without a list."""
 AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
@@ -66,6 +76,20 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
         description="weights that become the segmenter: the last, or the best Dice on a validation split",
     )
 
+    network: str = Field("unet", description="entry of networks.SEGMENTERS")
+    network_arguments: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the network's builder"
+    )
+    image_size: int = Field(192, ge=32, le=1024, description="side of the crop in pixels")
+    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane; methods.md 1.8")
+    centre: Literal["heart", "image"] = Field("heart", description="what the crop is centred on")
+    augmentation: Literal["none", "light", "standard", "random_contrast", "chen2020"] = Field(
+        "standard", description="preset of prepare.augment; random_contrast is standard and transfer curves"
+    )
+    augmentation_changes: dict[str, Any] = Field(
+        default_factory=dict, description="fields of prepare.augment.Augmentation that differ from the preset"
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _take_presets(cls, given: Any) -> Any:
@@ -77,12 +101,15 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
             preset.pop("network_arguments", None)  # they are those of the preset's own network
         return {**preset, **given}
 
-    @field_validator("source", "target", mode="before")
-    @classmethod
-    def _accept_single_values(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {k: [str(x) for x in v] if isinstance(v, list) else [str(v)] for k, v in given.items()}
+    @property
+    def spec(self) -> NetworkSpec:
+        """The network that becomes the segmenter."""
+        return NetworkSpec(name=self.network, size=self.image_size, arguments=self.network_arguments)
+
+    @property
+    def changes(self) -> Augmentation:
+        """The random changes that each training image goes through."""
+        return preset_with(self.augmentation, self.augmentation_changes)
 
     @property
     def segmenter_updates(self) -> int:

@@ -9,7 +9,7 @@ cross-entropy plus soft Dice over what the annotators drew.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -20,10 +20,9 @@ from crossbeat.losses.segmentation import segmentation_loss
 from crossbeat.methods.recipe import DEMO, Domains, Recipe, find_domains, provenance, whole_rounds
 from crossbeat.methods.validation import bank_dice, validation_banks
 from crossbeat.networks import lay_out
-from crossbeat.prepare.augment import Augmentation, preset_with
 from crossbeat.prepare.slices import SliceBank, build_bank, training_batch
 from crossbeat.prepare.volumes import Preparation
-from crossbeat.segmenter import NetworkSpec, Segmenter
+from crossbeat.segmenter import Segmenter
 from crossbeat.training import Run, Stage, fit, one_cycle
 
 
@@ -37,18 +36,7 @@ class Settings(Recipe):
     }
 
     network: str = Field("unet", description="entry of networks.SEGMENTERS; the 2-D U-Net of methods.md 2.3")
-    network_arguments: dict[str, Any] = Field(
-        default_factory=dict, description="passed to the network's builder"
-    )
     image_size: int = Field(192, ge=32, le=1024, description="side of the crop in pixels; methods.md 2.4")
-    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane; methods.md 1.8")
-    centre: Literal["heart", "image"] = Field("heart", description="what the crop is centred on")
-    augmentation: Literal["none", "light", "standard", "random_contrast", "chen2020"] = Field(
-        "standard", description="preset of prepare.augment; random_contrast is standard and transfer curves"
-    )
-    augmentation_changes: dict[str, Any] = Field(
-        default_factory=dict, description="fields of prepare.augment.Augmentation that differ from the preset"
-    )
     batch_size: int = Field(16, ge=1, description="slices a step, over all devices; methods.md 1.4")
     steps: int = Field(6000, ge=1, description="updates of the network")
     steps_per_round: int = Field(250, ge=1, description="between two validations and checkpoints")
@@ -72,15 +60,6 @@ class Settings(Recipe):
     @property
     def preparation(self) -> Preparation:
         return Preparation(size=self.image_size, spacing_mm=self.spacing_mm, centre=self.centre)
-
-    @property
-    def spec(self) -> NetworkSpec:
-        return NetworkSpec(name=self.network, size=self.image_size, arguments=self.network_arguments)
-
-    @property
-    def changes(self) -> Augmentation:
-        """The random changes that each training image goes through."""
-        return preset_with(self.augmentation, self.augmentation_changes)
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be_made(self) -> Settings:

@@ -102,11 +102,6 @@ class Study(BaseModel, extra="forbid", frozen=True):
     phantom: PhantomSpec = Field(default_factory=PhantomSpec, description="where no cohort is given")
     published: list[Published] = Field(default_factory=list, description="printed values, laid beside ours")
 
-    @field_validator("source", "target", "beside", mode="before")
-    @classmethod
-    def _accept_single_values(cls, given: Any) -> Any:
-        return Recipe._accept_single_values(given)
-
     @classmethod
     def load(cls, path: Path, changes: Sequence[str] = ()) -> Study:
         """A study file with `key=value` changes on top. `SettingsError` names what is wrong."""

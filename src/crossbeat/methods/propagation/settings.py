@@ -11,9 +11,7 @@ from pydantic import Field, model_validator
 from crossbeat.errors import SettingsError
 from crossbeat.methods.recipe import DEMO, Recipe, whole_rounds
 from crossbeat.networks.registration import VoxelMorph
-from crossbeat.prepare.augment import Augmentation, preset_with
 from crossbeat.prepare.volumes import Preparation
-from crossbeat.segmenter import NetworkSpec
 
 PAPER: Final[Mapping[str, Any]] = {
     "propagate_from": "ed",
@@ -166,19 +164,12 @@ class Settings(Recipe):
     )
 
     network: str = Field("unet", description="entry of networks.SEGMENTERS; methods.md 2.3")
-    network_arguments: dict[str, Any] = Field(
-        default_factory=dict, description="passed to the network's builder"
-    )
     image_size: int = Field(
         192, ge=32, le=1024, description="side of the segmentation's crop in pixels; methods.md 2.4"
     )
     spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane; methods.md 2.4")
-    centre: Literal["heart", "image"] = Field("heart", description="what the crop is centred on")
     augmentation: Literal["none", "light", "standard", "random_contrast", "chen2020"] = Field(
         "standard", description="preset of prepare.augment for the segmentation; the paper has none, 2.3"
-    )
-    augmentation_changes: dict[str, Any] = Field(
-        default_factory=dict, description="fields of prepare.augment.Augmentation that differ from the preset"
     )
     loss: Literal["ce", "ce_dice"] = Field(
         "ce", description="cross-entropy (the paper), or in equal parts with soft Dice (its code); 2.3"
@@ -236,15 +227,6 @@ class Settings(Recipe):
             low_percentile=1,
             high_percentile=99,
         )
-
-    @property
-    def spec(self) -> NetworkSpec:
-        return NetworkSpec(name=self.network, size=self.image_size, arguments=self.network_arguments)
-
-    @property
-    def changes(self) -> Augmentation:
-        """The random changes that each training slice goes through."""
-        return preset_with(self.augmentation, self.augmentation_changes)
 
     @property
     def window(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from crossbeat.errors import SettingsError
 from crossbeat.methods.recipe import DEMO, Filter, Recipe, whole_rounds
@@ -15,7 +15,6 @@ from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder, Layout
 from crossbeat.networks.rain import Deviation, Rain, Spread
 from crossbeat.prepare.augment import Augmentation, preset_with
 from crossbeat.prepare.volumes import Preparation
-from crossbeat.segmenter import NetworkSpec
 
 AFFINE: Final[Mapping[str, Any]] = {
     "rotation_deg": [-10, 10],
@@ -229,9 +228,6 @@ class Settings(Recipe):
     )
 
     network: str = Field("dr_unet", description="entry of networks.SEGMENTERS; text dru_net, methods.md 3.1")
-    network_arguments: dict[str, Any] = Field(
-        default_factory=dict, description="passed to the network's builder"
-    )
     image_size: int = Field(192, ge=32, le=1024, description="side of the crop in pixels; paper 224, 3.4")
     spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane; paper 1, 3.4")
     centre: Literal["heart", "image"] = Field(
@@ -242,9 +238,6 @@ class Settings(Recipe):
     high_percentile: float = Field(99.5, gt=50, le=100, description="clipped above; the paper does not, 3.4")
     augmentation: Literal["none", "light", "standard", "random_contrast", "chen2020"] = Field(
         "standard", description="preset of prepare.augment for the contents, before they are stylised; 3.4"
-    )
-    augmentation_changes: dict[str, Any] = Field(
-        default_factory=dict, description="fields of prepare.augment.Augmentation that differ from the preset"
     )
     cross_entropy_weight: float = Field(1.0, ge=0, description="in the segmentation loss; methods.md 3.3")
     overlap_weight: float = Field(1.0, ge=0, description="of the overlap in that loss; methods.md 3.3")
@@ -270,13 +263,6 @@ class Settings(Recipe):
     ema_decay: float = Field(
         0.995, ge=0, lt=1, description="of the averaged weights, a step; 0 switches them off, as in the paper"
     )
-
-    @field_validator("pretrain_style", mode="before")
-    @classmethod
-    def _accept_single_styles(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {k: [str(x) for x in v] if isinstance(v, list) else [str(v)] for k, v in given.items()}
 
     @property
     def has_code(self) -> bool:
@@ -324,15 +310,6 @@ class Settings(Recipe):
             low_percentile=self.low_percentile,
             high_percentile=self.high_percentile,
         )
-
-    @property
-    def spec(self) -> NetworkSpec:
-        return NetworkSpec(name=self.network, size=self.image_size, arguments=self.network_arguments)
-
-    @property
-    def changes(self) -> Augmentation:
-        """The random changes that each content goes through before it is stylised."""
-        return preset_with(self.augmentation, self.augmentation_changes)
 
     @property
     def turns(self) -> Augmentation:

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from crossbeat.errors import SettingsError
 from crossbeat.labels import TRAINED, Structure
 from crossbeat.methods.recipe import DEMO, Filter, Recipe, whole_rounds
 from crossbeat.methods.tag_pretraining.cyclegan import CycleGan
-from crossbeat.prepare.augment import Augmentation, preset_with
 from crossbeat.prepare.volumes import Preparation
-from crossbeat.segmenter import NetworkSpec
 from crossbeat.synthetic.tagging import LEAST_SPACING_PX, Fading, Simulation
 
 Part = Literal["cine", "tags", "target"]
@@ -162,9 +160,6 @@ class Settings(Recipe):
     cyclegan_steps_per_round: int = Field(250, ge=1, description="between two of its checkpoints")
 
     network: str = Field("dynunet", description="entry of networks.SEGMENTERS: dynunet, segresnet_vae; 4.1")
-    network_arguments: dict[str, Any] = Field(
-        default_factory=dict, description="passed to the network's builder"
-    )
     structures: tuple[Literal["LV", "MYO", "RV"], ...] = Field(
         ("LV", "MYO", "RV"), min_length=1, description="to be learnt; the paper MYO alone; 4.2"
     )
@@ -191,9 +186,6 @@ class Settings(Recipe):
     augmentation: Literal["none", "light", "standard", "random_contrast", "chen2020"] = Field(
         "standard", description="preset of prepare.augment, after the tags; flips, noise, blur, affine: 4.2"
     )
-    augmentation_changes: dict[str, Any] = Field(
-        default_factory=dict, description="fields of prepare.augment.Augmentation that differ from the preset"
-    )
     batch_size: int = Field(16, ge=1, description="slices a step, over all devices; paper 80 to 128, 4.2")
     pretraining_steps: int = Field(
         6000, ge=1, description="updates before the target's labels; a stage's where stages are not matched"
@@ -215,13 +207,6 @@ class Settings(Recipe):
     ema_decay: float = Field(
         0.995, ge=0, lt=1, description="of the averaged weights, a step; 0 switches them off, as in the paper"
     )
-
-    @field_validator("translate_from", "simulated", mode="before")
-    @classmethod
-    def _accept_single(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {k: [str(x) for x in v] if isinstance(v, list) else [str(v)] for k, v in given.items()}
 
     @property
     def parts(self) -> dict[Part, int]:
@@ -290,18 +275,9 @@ class Settings(Recipe):
         )
 
     @property
-    def spec(self) -> NetworkSpec:
-        return NetworkSpec(name=self.network, size=self.image_size, arguments=self.network_arguments)
-
-    @property
     def learnt(self) -> tuple[Structure, ...]:
         """The structures to be learnt, in the house's order."""
         return tuple(s for s in TRAINED if s.name in self.structures)
-
-    @property
-    def changes(self) -> Augmentation:
-        """The random changes that each training image goes through."""
-        return preset_with(self.augmentation, self.augmentation_changes)
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be_made(self) -> Settings:

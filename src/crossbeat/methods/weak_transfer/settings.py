@@ -12,9 +12,7 @@ from crossbeat.errors import SettingsError
 from crossbeat.labels import TRAINED
 from crossbeat.methods.recipe import DEMO, Recipe, whole_rounds
 from crossbeat.networks.discriminator import Discriminator
-from crossbeat.prepare.augment import Augmentation, preset_with
 from crossbeat.prepare.volumes import Preparation
-from crossbeat.segmenter import NetworkSpec
 
 PAPER: Final[Mapping[str, Any]] = {
     "correspondence": "index",
@@ -132,9 +130,6 @@ class Settings(Recipe):
     augmentation: Literal["none", "light", "standard", "random_contrast", "chen2020"] = Field(
         "standard", description="preset of prepare.augment; chen2020 is the code's, methods.md 1.5"
     )
-    augmentation_changes: dict[str, Any] = Field(
-        default_factory=dict, description="fields of prepare.augment.Augmentation that differ from the preset"
-    )
     shifted_crops: bool = Field(
         True, description="crop about the middle or one of four places beside it, the five groups of 1.5"
     )
@@ -232,15 +227,6 @@ class Settings(Recipe):
             low_percentile=self.low_percentile,
             high_percentile=self.high_percentile,
         )
-
-    @property
-    def spec(self) -> NetworkSpec:
-        return NetworkSpec(name=self.network, size=self.image_size, arguments=self.network_arguments)
-
-    @property
-    def changes(self) -> Augmentation:
-        """The random changes that each training image goes through."""
-        return preset_with(self.augmentation, self.augmentation_changes)
 
     @property
     def crop_shift_px(self) -> int:
