@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Final
-
-from jinja2 import Environment, StrictUndefined
 
 from crossbeat import __version__
 from crossbeat.cohort import Row
 from crossbeat.labels import TRAINED
 from crossbeat.report.motion_page import Tile
-from crossbeat.report.styles import REGIONS, Spread, histogram_chart
+from crossbeat.report.styles import Spread, histogram_chart
 from crossbeat.report.svg import COLOURS
+from crossbeat.report.templates import fill, style
 from crossbeat.report.wording import count, number, signed
 from crossbeat.report.writing import write_whole
 from crossbeat.statistics import mean_sd
@@ -169,7 +167,7 @@ class StylePage:
     @property
     def css(self) -> str:
         """The style sheet of the reports, and what only this page has."""
-        return _resource("page.css") + _resource("motion.css") + _resource("styles.css")
+        return style("motion.css", "styles.css")
 
     @property
     def lead(self) -> str:
@@ -239,13 +237,10 @@ def name_stylizer(kind: str) -> str:
 
 def write_style_page(path: Path, page: StylePage) -> Path:
     """Write the page, whole or not at all; it loads nothing, and every text from outside is escaped."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    values = {"page": page, "colours": COLOURS, "definitions": DEFINITIONS}
+    return write_whole(
+        path, fill("styles.html", values, {"number": number, "signed": signed, "plural": count})
     )
-    environment.filters |= {"number": number, "signed": signed, "plural": count}
-    environment.globals |= {"colours": COLOURS, "definitions": DEFINITIONS, "regions": REGIONS}
-    template = environment.from_string(_resource("styles.html"))
-    return write_whole(path, template.render(page=page))
 
 
 def _check(stylizer: str, structure: str, lines: Sequence[StructureLine]) -> Check:
@@ -260,7 +255,3 @@ def _check(stylizer: str, structure: str, lines: Sequence[StructureLine]) -> Che
 
 def _titled(region: str, stylizer: str) -> str:
     return f"{region.capitalize()}, {stylizer}"
-
-
-def _resource(name: str) -> str:
-    return resources.files("crossbeat.report").joinpath(name).read_text(encoding="utf-8")
