@@ -154,10 +154,11 @@ def test_pixels_are_each_scans_own(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_lines_fade_from_end_diastole_on_and_go_from_the_blood_where_it_is_known(
-    data: Path, tmp_path: Path
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     tag(data / "cohort.csv", out, fade=True, contrast="none")
+    assert "scans that do not say how far apart their frames are: 1" in capsys.readouterr().err  # bert
     anna, bert = (image_of(out, scan) for scan in ("anna", "bert"))
     wall, blood = heart()[0] == Structure.MYO, heart()[0] == Structure.LV
     assert (np.diff([frame[wall].std() for frame in anna]) < 0).all()

@@ -103,6 +103,12 @@ def tag(
         scans, failures = tag_cohort(cohort, task, progress=step)
     for failure in failures:
         console.complain(failure)
+    untimed = sum(not scan.timed for scan in scans)
+    if simulation.fading and untimed:
+        console.warn(
+            f"scans that do not say how far apart their frames are: {untimed}; their lines fade as over frames "
+            f"{simulation.fading.tr_ms:g} ms apart; set frame_interval_ms, where ED and ES alone are there too"
+        )
     if scans:
         picture = write_results(scans, cohort, task, beside)
         console.say(f"{len(scans)} of {len(cohort)} scans tagged: {out / 'images'}\nlook at some: {picture}")

@@ -83,6 +83,8 @@ class TaggedScan:
     row: Row
     """Its paths as seen from the old cohort's folder."""
     line: TagLine
+    timed: bool
+    """Whether it says how far apart its frames are."""
     look: Look | None
 
 
@@ -195,7 +197,7 @@ def _tag_scan(row: Row, cohort: Cohort, task: Task, *, pictured: bool) -> Tagged
     )
     line = _line(row, subject, task)
     new = replace(row, scan=name, sequence="tagged", image=str(image.resolve()), further=_further(row, line))
-    return TaggedScan(new, line, _look(case, tagged, name, laid) if pictured else None)
+    return TaggedScan(new, line, interval is not None, _look(case, tagged, name, laid) if pictured else None)
 
 
 def _check(case: Case, task: Task) -> None:
