@@ -3,13 +3,15 @@
 Run from the repository root: `python docs/figures/make_result_figure.py NAME=RUN [NAME=RUN …] -o OUT.png`.
 The scans are chosen by a rule and never by their looks: the first test scans of the sequence, in the order of the
 first run's cohort, at ED (or in the only frame), in the middle one of the slices in which the reference shows
-myocardium. The rule stands below the picture.
+myocardium; or with --quartiles those frames, of all that are labelled, whose Dice there is the worst, the three
+quartiles and the best on the mean of the runs. The rule stands below the picture.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crossbeat.case import Case
-from crossbeat.cohort import Cohort
+from crossbeat.cohort import Cohort, Row
 from crossbeat.data.predictions import open_predictions, prediction_reader
 from crossbeat.errors import RunError
 from crossbeat.labels import TRAINED, Structure, fold_into_myocardium
@@ -34,6 +36,7 @@ from crossbeat.report.svg import COLOURS
 
 INK, MUTED = "#1b1f24", "#5b6470"
 NAMES = {Structure.LV: "LV cavity", Structure.MYO: "myocardium", Structure.RV: "RV cavity"}
+QUARTILES = ("worst", "lower quartile", "median", "upper quartile", "best")
 WIDTH_IN, TITLE_IN, FOOT_IN, LEFT_IN, GAP_IN = 9.0, 0.26, 0.5, 0.3, 0.05
 
 
@@ -78,12 +81,7 @@ def read_columns(runs: dict[str, Path], sequence: str, count: int) -> list[Colum
     readers = {path: prediction_reader(path, cohort) for path in runs.values()}
     columns = []
     for row in cohort:
-        case, maps = cohort.read(row), []
-        for path, read in readers.items():
-            labels = read(row)
-            if labels is None:
-                raise RunError(f"{path}: has no label map of scan {row.scan!r}; `crossbeat predict` makes it")
-            maps.append(labels)
+        case, maps = cohort.read(row), _maps_of(row, readers)
         if case.frames > 1 and row.ed_frame is None:
             raise RunError(
                 f"scan {row.scan!r}: is a cine, and no ed_frame says which frame is ED; fill that column in "
@@ -94,12 +92,40 @@ def read_columns(runs: dict[str, Path], sequence: str, count: int) -> list[Colum
     return columns
 
 
+def read_quartiles(runs: dict[str, Path], sequence: str) -> list[Column]:
+    """The frames of test scans that lie at the quartiles, by Dice of the middle slice on the mean of the runs.
+
+    From the worst to the best; frames whose reference shows no myocardium do not count, and without any `RunError` is
+    raised.
+    """
+    cohort = open_predictions(next(iter(runs.values()))).where(split="test", sequence=sequence)
+    readers = {path: prediction_reader(path, cohort) for path in runs.values()}
+    found = []
+    for row in cohort:
+        case, maps = cohort.read(row), _maps_of(row, readers)
+        title = ", ".join(v for v in (row.subject, row.group) if v)
+        for frame in case.labelled_frames:
+            if case.labels is not None and _has_wall(fold_into_myocardium(case.labels[frame])):
+                column = _column(case, frame, maps, title)
+                dices = [mean_dice(labels, column.reference) for labels in column.predicted]
+                found.append((float(np.mean(dices)), row.scan, frame, column))
+    if not found:
+        raise RunError(f"{cohort.folder}: no labelled frame of a test scan of sequence {sequence!r} to show")
+    found.sort(key=lambda one: one[:3])
+    places = np.rint(np.linspace(0, len(found) - 1, len(QUARTILES))).astype(int)
+    return [
+        replace(found[i][3], title=f"{name}\n{found[i][3].title}\nframe {found[i][2]}")
+        for name, i in zip(QUARTILES, places, strict=True)
+    ]
+
+
 def draw(columns: list[Column], names: list[str], note: str, *, first: str = "") -> plt.Figure:
     """A row a run with its contours over the dashed reference; a row of the reference alone below, or `first`."""
     shown: list[tuple[str, int | None]] = [(name, i) for i, name in enumerate(names)]
     rows = [(first, None), *shown] if first else [*shown, ("reference", None)]
     side = (WIDTH_IN - LEFT_IN - GAP_IN * (len(columns) - 1)) / len(columns)
-    height = TITLE_IN + FOOT_IN + len(rows) * (side + GAP_IN)
+    title = TITLE_IN * (1 + max(column.title.count("\n") for column in columns))
+    height = title + FOOT_IN + len(rows) * (side + GAP_IN)
     figure = plt.figure(figsize=(WIDTH_IN, height), facecolor="white")
     for i, (name, run) in enumerate(rows):
         bottom = (FOOT_IN + (len(rows) - 1 - i) * (side + GAP_IN) + GAP_IN) / height
@@ -136,6 +162,9 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path(__file__).with_name("result.png"))
     parser.add_argument("--sequence", default="lge")
     parser.add_argument("--columns", type=int, default=4, help="number of scans")
+    parser.add_argument(
+        "--quartiles", action="store_true", help="the worst, the quartiles and the best frame"
+    )
     parser.add_argument("--first", default="", metavar="NAME", help="the reference stands first, so named")
     given = parser.parse_args()
     if unnamed := [word for word in given.runs if "=" not in word]:
@@ -143,13 +172,32 @@ def main() -> None:
     runs = {name: Path(path) for name, _, path in (word.partition("=") for word in given.runs)}
     if len(runs) < len(given.runs):
         parser.error("two runs have one name; each row needs its own")
-    columns = read_columns(runs, given.sequence, given.columns)
     sequence = SEQUENCES.get(given.sequence, given.sequence)
-    note = f"Not picked: the first {len(columns)} {sequence} test scans of the cohort, {columns[0].when}, middle slice."
+    if given.quartiles:
+        columns = read_quartiles(runs, given.sequence)
+        note = f"Not picked: by the mean Dice of these rows, of all labelled frames of the {sequence} test scans."
+    else:
+        columns = read_columns(runs, given.sequence, given.columns)
+        note = (
+            f"Not picked: the first {len(columns)} {sequence} test scans of the cohort, {columns[0].when}, "
+            "middle slice."
+        )
     figure = draw(columns, list(runs), note, first=given.first)
     figure.savefig(given.out, dpi=120)
     with Image.open(given.out) as picture:  # a third of the size of full colour, and no difference to the eye
         picture.convert("RGB").quantize(192, dither=Image.Dither.NONE).save(given.out, optimize=True)
+
+
+def _maps_of(
+    row: Row, readers: dict[Path, Callable[[Row], NDArray[np.uint8] | None]]
+) -> list[NDArray[np.uint8]]:
+    maps = []
+    for path, read in readers.items():
+        labels = read(row)
+        if labels is None:
+            raise RunError(f"{path}: has no label map of scan {row.scan!r}; `crossbeat predict` makes it")
+        maps.append(labels)
+    return maps
 
 
 def _column(case: Case, frame: int, maps: list[NDArray[np.uint8]], title: str) -> Column:
@@ -159,7 +207,7 @@ def _column(case: Case, frame: int, maps: list[NDArray[np.uint8]], title: str) -
         )
     reference = fold_into_myocardium(case.labels[frame])
     when = "at ED" if case.frames > 1 else "in their only frame"
-    if not (reference == Structure.MYO).any():
+    if not _has_wall(reference):
         raise RunError(
             f"scan {case.id!r}: its reference shows no myocardium {when.replace('their', 'its')} (frame {frame}), so "
             "no slice is the middle one; correct its labels or ed_frame, or take its row out of the cohort.csv"
@@ -169,6 +217,10 @@ def _column(case: Case, frame: int, maps: list[NDArray[np.uint8]], title: str) -
     window = heart_window(np.isin(np.stack(shown), TRAINED), case.spacing_mm[1:]).cut
     cut = [labels[window] for labels in shown]
     return Column(title, case.image[frame, z][window], cut[0], cut[1:], case.spacing_mm[1:], when)
+
+
+def _has_wall(reference: NDArray[np.uint8]) -> bool:
+    return bool((reference == Structure.MYO).any())
 
 
 def _panel(axes: Axes, column: Column, run: int | None) -> None:

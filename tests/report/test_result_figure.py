@@ -105,6 +105,30 @@ def test_too_few_scans_and_a_run_that_lacks_one_are_refused_by_name(
         figure.read_columns(runs, "lge", 2)
 
 
+def test_quartiles_are_frames_by_the_mean_dice_of_all_runs(figure: ModuleType, tmp_path: Path) -> None:
+    """Five frames: the second run loses 2, 0, 4, 1 and 3 of the ten rows of the wall."""
+    labels = np.zeros((6, 2, 20, 20), np.uint8)
+    labels[:5, 1, 4:14, 4:14] = 2
+    affine = np.diag([1.5, 2.0, 8.0, 1.0])
+    of_frames(labels, affine, tmp_path / "gt.nii.gz")
+    of_frames(labels.astype(np.float32), affine, tmp_path / "im.nii.gz")
+    row = Row("s", "s_lge", "lge", "im.nii.gz", labels="gt.nii.gz", split="test", group="DMD")
+    write_cohort(Cohort((row,), folder=tmp_path), tmp_path / "cohort.csv")
+    cohort = read_cohort(tmp_path / "cohort.csv", reader)
+    whole = np.asarray(cohort.read(row).labels)
+    less = whole.copy()
+    for t, lost in enumerate((2, 0, 4, 1, 3)):
+        less[t][:, np.flatnonzero(whole[t].any(axis=(0, 2)))[:lost]] = 0
+    for name, given in (("whole", whole), ("less", less)):
+        prediction_writer(tmp_path / name / "predictions", cohort, {})(row, given)
+    columns = figure.read_quartiles({name: tmp_path / name for name in ("whole", "less")}, "lge")
+    assert [column.title.split("\n") for column in columns] == [
+        [name, "s, DMD", f"frame {t}"] for name, t in zip(figure.QUARTILES, (2, 4, 0, 3, 1), strict=True)
+    ]
+    with pytest.raises(RunError, match="no labelled frame of a test scan of sequence 't2' to show"):
+        figure.read_quartiles({"whole": tmp_path / "whole"}, "t2")
+
+
 def of_frames(scan: np.ndarray, affine: np.ndarray, path: Path) -> None:
     nib.save(nib.Nifti1Image(scan.transpose(3, 2, 1, 0), affine), path)
 
