@@ -269,19 +269,23 @@ def test_tag_tables_count_over_frames_as_printed_and_over_patients_as_sound(
     study = Study.load(RESULTS.parents[1] / "studies" / "dhaene2023.yaml")
     module = tag_scripts[1]
     assert module.table_3(tag_frames, study, "dice")[2:4] == [
-        "| `scratch` | MYO | 0.725 ± 0.128 | 0.725 ± 0.035 | 0.801 |",
+        "| `scratch` | MYO | 0.725 ± 0.128 | 0.725 ± 0.035 | – |",
         "| `scratch` | LV | 0.825 ± 0.128 | 0.825 ± 0.035 | – |",
     ]
     assert module.table_3(tag_frames, study, "hd95")[2] == (
-        "| `scratch` | MYO | 2.75 ± 1.28 | 2.75 ± 0.35 | 5.616 |"
+        "| `scratch` | MYO | 2.75 ± 1.28 | 2.75 ± 0.35 | – |"
+    )
+    published = tag_frames.replace({"arm": {"scratch": "scratch_published"}})
+    assert "| `scratch_published` | MYO | 0.725 ± 0.128 | 0.725 ± 0.035 | 0.801 |" in module.table_3(
+        published, study, "dice"
     )
     assert module.table_4(tag_frames, study)[2:] == [
-        "| 0.05 | 0.725 ± 0.128 | 0.725 ± 0.035 | 0.801 | 2.75 ± 1.28 | 2.75 ± 0.35 | 5.616 |"
+        "| 0.05 | 0.725 ± 0.128 | 0.725 ± 0.035 | – | 2.75 ± 1.28 | 2.75 ± 0.35 | – |"
     ]
-    assert module.by_labels(tag_frames)[2:] == [
-        "| `scratch` | – | – | – | 0.758 ± 0.035 |",
-        "| `cine` | – | – | – | – |",
-        "| `physics` | – | – | – | 0.808 ± 0.106 |",
+    few = tag_frames.replace({"arm": {"physics": "physics_5_percent"}})
+    assert module.table_by_labels(few)[2:] == [
+        "| `scratch` | – | – | – | – | – | 0.758 ± 0.035 |",
+        "| `physics` | – | 0.808 ± 0.106 | – | – | – | – |",
     ]
 
 
@@ -363,11 +367,10 @@ def test_tag_tables_ask_of_arms_that_the_study_has(tag_scripts: tuple[ModuleType
     assert {
         study.recipe(arm).model_dump()["shape_weight"]: arm for arm in module.TABLE_4.values()
     } == module.TABLE_4
-    for strategy, arms in module.LABELS.items():
-        for count, arm in zip((0, 1, 3, None), arms, strict=True):
-            settings = study.recipe(arm).model_dump() if arm else None
-            if settings is None:
-                continue
-            assert settings["strategy"] == strategy
-            assert (settings["target_labels"] == "none") == (count == 0)
-            assert settings["target_labelled"] == (count or None)
+    for strategy in module.STRATEGIES:
+        for share in module.SHARES:
+            if (strategy, share) != ("scratch", 0):
+                settings = study.recipe(module.arm_of(strategy, share)).model_dump()
+                assert settings["strategy"] == strategy
+                assert (settings["target_labels"] == "none") == (share == 0)
+                assert settings["target_labelled"] == (share / 100 if 0 < share < 100 else None)

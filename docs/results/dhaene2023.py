@@ -42,6 +42,7 @@ TABLE_3: Final = (
     "scratch_published",
     "cine_published",
     "physics_published",
+    "cyclegan_published",
     "scratch_dynunet",
     "cine_dynunet",
     "physics_dynunet",
@@ -73,7 +74,10 @@ PAIRS: Final = {
     ("physics_5_percent", "scratch_5_percent"): "cine and lines first, 5 % of the labels",
     ("physics_5_percent", "cine_5_percent"): "lines in place of half the cine, 5 % of the labels",
     ("physics_no_labels", "cine_no_labels"): "lines in place of half the cine, no label",
-    ("scratch_dynunet", "scratch"): "DynUNet in place of ResNetVAE",
+    (
+        "scratch_dynunet",
+        "scratch_no_shape_loss",
+    ): "DynUNet in place of ResNetVAE, both without the shape loss",
 }
 """What is asked: (arm, the arm without that step)."""
 KEY: Final = ["arm", "seed", "fold", "subject", "scan"]
@@ -122,9 +126,7 @@ def keep_contours(out: Path) -> pd.DataFrame:
             raise RunError(
                 f"{path}: scans of several slices; contours are kept of scans that have one, as tagged ones"
             )
-        wide = flat.pivot_table(
-            index=["subject", "scan", "frame"], columns="structure", values="value", dropna=False
-        )
+        wide = flat.set_index(["subject", "scan", "frame", "structure"])["value"].unstack("structure")
         number = int(fold.partition("-of-")[0] or 0)
         found.append(wide.reset_index().assign(arm=path.parent.parent.name, seed=int(seed), fold=number))
     if not found:

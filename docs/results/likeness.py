@@ -92,7 +92,7 @@ def likenesses(cine: Content, translator: Translator, settings: Mapping[str, Set
     made = {"cine": cine.images, "cyclegan": crop(translator.translate(cine.bank.images), size)}
     everything = cine.bank.batch(torch.arange(len(cine.bank)))
     for name, given in settings.items():
-        lines = Tagged(given.simulation, given.spacing_mm)
+        lines = Tagged(given.simulation, given.preparation)
         found = [tagged_at(lines, everything, frame, number) for frame in range(TIMES)]
         made[name] = crop(torch.cat(found), size)
     return made

@@ -19,6 +19,7 @@ from crossbeat.methods.tag_pretraining.cyclegan import Translator
 from crossbeat.methods.tag_pretraining.disguises import FRAMES, TAGS, Material, Tagged, gather
 from crossbeat.methods.tag_pretraining.segmentation import Lesson, Segmentation, narrowed
 from crossbeat.prepare.slices import Batch, batch_generator, build_bank
+from crossbeat.prepare.volumes import stretch
 from crossbeat.synthetic.tagging import Simulation, draw, tag
 from crossbeat.training import Run
 
@@ -166,6 +167,12 @@ def test_an_odd_update_is_cine_s_and_a_share_must_be_whole_rounds() -> None:
         ({"vae_weight": 0.1}, "network 'dilated_resunet' has no VAE"),
         ({"simulated": {"source": "x"}, "strategy": "cine"}, "simulated scans are tagged by formula"),
         ({"tag_spacing_mm": 5.0, "strategy": "physics"}, "lines closer than two pixels"),
+        ({"tag_spacing_mm": 5.0, "strategy": None}, "lines closer than two pixels"),
+        (
+            {"pretraining_steps": 1, "target_labels": "train"},
+            "pretraining_steps 1 leaves tags no update; take 2",
+        ),
+        ({"cyclegan_image_size": 1000}, "a crop's side must be a multiple of 4, from 32 to the field's"),
         ({"structures": ["MYO", "MYO"]}, "each once"),
     ],
 )
@@ -196,7 +203,7 @@ def test_a_disguised_batch_is_tagged_as_the_formula_says_and_keeps_its_labels(co
     bank = build_bank(cohort.where(sequence="bssfp").labelled(), settings.preparation)
     simulation = settings.simulation
     batch = bank.batch(torch.tensor([0, 3, 5]))
-    seen = Tagged(simulation, 3.0)(batch, 3, torch.arange(3), seed=2, step=7)
+    seen = Tagged(simulation, settings.preparation)(batch, 3, torch.arange(3), seed=2, step=7)
     generator = batch_generator(2, 7, TAGS)
     tags = draw(simulation, 3, generator)
     pulses = torch.randint(FRAMES, (3,), generator=generator).float()
@@ -211,16 +218,37 @@ def test_a_disguised_batch_is_tagged_as_the_formula_says_and_keeps_its_labels(co
             pulses=pulses[i : i + 1],
             noise=noise[i : i + 1],
         )
-        torch.testing.assert_close(seen[i], alone.clamp(0, 1))
-    assert seen.min() >= 0
-    assert seen.max() <= 1
+        low, high = np.percentile(alone.numpy(), (0.5, 99.5))  # as the target's own images are stretched
+        torch.testing.assert_close(seen[i], ((alone - low) / (high - low)).clamp(0, 1).float())
+    assert (float(seen.min()), float(seen.max())) == (0, 1)
     assert (seen - batch.image).abs().mean() > 0.05
+
+
+def test_source_scans_validate_as_they_look_in_each_stage(cohort: Cohort, tmp_path: Path) -> None:
+    """Plain in cine, tagged in tags, where plain ones would only show that cine is left; the same every time."""
+    both = replace(cohort, rows=(*cohort.rows, row_of(6, "bssfp", "validation")))
+    changes = {"strategy": "physics", "cine_first": True, "tag_noise_sd": 0.1}
+    first, again = (material_of(both, tmp_path / name, **changes).validation for name in ("one", "two"))
+    plain, tagged = first["cine"]["source"].images, first["tags"]["source"].images
+    assert (plain - tagged).abs().mean() > 0.05
+    assert torch.equal(tagged, again["tags"]["source"].images)
+    assert torch.equal(plain, build_bank(both.where(subject="s6"), settings_of().preparation).images)
+
+
+def test_a_plateau_that_nobody_can_see_is_told(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, device="cpu", precision="32")
+    run.open({}, Cohort(()), "test")
+    train(cohort, settings_of(schedule="plateau", strategy="cine"), run)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "stage cine: no scan validates it, so no plateau is seen and the learning rate stays" in told
 
 
 def test_two_devices_see_the_tags_that_one_sees(cohort: Cohort) -> None:
     settings = settings_of(batch_size=4, augmentation="light")
     bank = build_bank(cohort.where(sequence="bssfp").labelled(), settings.preparation)
-    lesson = Lesson(bank, Tagged(settings.simulation, settings.spacing_mm))
+    lesson = Lesson(bank, Tagged(settings.simulation, settings.preparation))
 
     def seen(share: slice) -> Tensor:
         return lesson.batch(settings, seed=1, step=3, share=lambda t: t[share]).image
@@ -235,12 +263,12 @@ def test_without_chance_every_step_has_the_same_lines(cohort: Cohort) -> None:
     )
     bank = build_bank(cohort.where(sequence="bssfp").labelled(), fixed.preparation)
     batch = bank.batch(torch.arange(2))
-    disguise = Tagged(fixed.simulation, 3.0)
+    disguise = Tagged(fixed.simulation, fixed.preparation)
     first, later = (disguise(batch, 2, torch.arange(2), seed=0, step=step) for step in (0, 9))
     assert torch.equal(first, later)
     lines = tag(batch.image[:, 0], draw(Simulation(spacing=(9.0, 9.0)), 2, torch.Generator()), fixed.simulation,
                 pixel=(3.0, 3.0))  # fmt: skip
-    torch.testing.assert_close(first[:, 0], lines)
+    torch.testing.assert_close(first, stretch(lines[:, None], fixed.preparation))
 
 
 def test_structures_that_are_not_learnt_become_background() -> None:
@@ -391,6 +419,15 @@ def test_scans_tagged_beforehand_take_the_place_of_tags_drawn_here(cohort: Cohor
     assert {place.scan for place in material.lessons["target"].bank.table} == {
         "s3_tagged", "s4_tagged", "s5_tagged"
     }  # fmt: skip
+    validating = replace(made[0], subject="s7", scan="s7_made", split="validation")
+    unlabelled = replace(made[0], subject="s8", scan="s8_made", labels="")
+    material = material_of(
+        replace(both, rows=(*both.rows, validating, unlabelled)),
+        tmp_path / "more",
+        simulated={"tagged_from": "cine"},
+    )
+    target = (material.domains.target_validation, material.domains.unlabelled)
+    assert not {row.scan for part in target for row in part} & {"s7_made", "s8_made"}
     with pytest.raises(CohortError, match="no labelled training scan is simulated"):
         material_of(both, tmp_path / "none", simulated={"tagged_from": "lge"})
     tested = replace(both, rows=(*both.rows, replace(made[0], subject="s9", scan="s9_made")))

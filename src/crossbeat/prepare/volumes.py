@@ -177,6 +177,18 @@ def normalise(
     return unit if preparation.scale == "unit" else 2 * unit - 1
 
 
+def stretch(images: Float[Tensor, "n 1 y x"], preparation: Preparation) -> Float[Tensor, "n 1 y x"]:
+    """Images that were changed after `normalise`, on [0, 1] again: each clipped at its own percentiles.
+
+    A constant image becomes 0. Every pixel counts, also those that the scan did not cover.
+    """
+    ends = torch.tensor([preparation.low_percentile, preparation.high_percentile], device=images.device) / 100
+    low, high = _quantiles(images.flatten(1), ends)
+    shape = (-1, 1, 1, 1)
+    clipped = images.clamp(low.reshape(shape), high.reshape(shape))
+    return _in_units_of(high - low, clipped - low.reshape(shape), low, high)
+
+
 def crop(fields: Shaped[Tensor, "n c h w"], size: int) -> Shaped[Tensor, "n c s s"]:
     """The middle of images or labels, `size` pixels wide."""
     first = (fields.shape[-1] - size) // 2

@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
@@ -206,18 +207,18 @@ def tag(
         assert pulses is not None
         lines = _faded(lines, tags, simulation.fading, labels, pulses, tr_ms)
     seen = low_pass(seen * lines, simulation.resolved, simulation.kaiser_beta)
-    if noise is not None:
-        seen = add_rician_noise(seen, tags.noise_sd, noise)
+    seen = seen.abs() if noise is None else add_rician_noise(seen, tags.noise_sd, noise)
     return standardise(seen) if simulation.standardised else seen
 
 
 def modulation(
     theta: Float[Tensor, "n y x"], flip_deg: Float[Tensor, " n"], train: tuple[int, ...] = (1, 3, 3, 1)
 ) -> Float[Tensor, "n y x"]:
-    """Share of the longitudinal magnetisation that a train of pulses leaves, |Mz|, where spins turn by θ between two.
+    """Longitudinal magnetisation Mz that a train of pulses leaves of 1, where spins turn by θ between two; signed.
 
     The Bloch equations without relaxation: from (0, 0, 1), rotations about x by the train's shares of the flip angle,
-    and between them about z by θ. Least, |cos| of the flip angle, where θ is a whole turn; methods.md 4.4.
+    and between them about z by θ. Least, cos of the flip angle, where θ is a whole turn: below 0 above 90°. The paper
+    keeps |Mz|, as an image taken at once would (methods.md 4.4); what is upside down recovers through 0.
     """
     c, s = theta.cos(), theta.sin()
     mx, my, mz = torch.zeros_like(theta), torch.zeros_like(theta), torch.ones_like(theta)
@@ -226,7 +227,7 @@ def modulation(
             mx, my = c * mx - s * my, s * mx + c * my
         angle = _wide(torch.deg2rad(flip_deg * (share / sum(train))))
         my, mz = angle.cos() * my - angle.sin() * mz, angle.sin() * my + angle.cos() * mz
-    return mz.abs()
+    return mz
 
 
 def tag_lines(
@@ -236,7 +237,7 @@ def tag_lines(
     pixel: tuple[float, float] = (1.0, 1.0),
     displacement: Float[Tensor, "n 2 y x"] | None = None,
 ) -> Float[Tensor, "n y x"]:
-    """Both sets of lines on a grid of `size` (rows, columns): the product of two modulations, [0, 1].
+    """Both sets of lines on a grid of `size` (rows, columns): the product of two modulations, [-1, 1].
 
     With a `displacement` the lines are where the tissue has carried them.
     """
@@ -331,12 +332,21 @@ def _faded(
     pulses: Float[Tensor, " n"],
     tr_ms: Float[Tensor, " n"] | None,
 ) -> Float[Tensor, "n y x"]:
-    t1_ms = _wide(tags.t1_ms).expand_as(lines)
-    if labels is not None:
-        blood = (labels == Structure.LV) | (labels == Structure.RV)
-        t1_ms = torch.where(blood, _wide(tags.blood_t1_ms), t1_ms)
     between = torch.full_like(tags.t1_ms, fading.tr_ms) if tr_ms is None else tr_ms.to(lines)
-    return fade(lines, pulses.to(lines), t1_ms, between, tags.imaging_flip_deg)
+
+    def faded(t1_ms: Float[Tensor, " n"]) -> Float[Tensor, "n y x"]:
+        return fade(lines, pulses.to(lines), _wide(t1_ms).expand_as(lines), between, tags.imaging_flip_deg)
+
+    tissue = faded(tags.t1_ms)
+    if labels is None:
+        return tissue
+    share = _soft(((labels == Structure.LV) | (labels == Structure.RV)).to(lines))
+    return tissue + share * (faded(tags.blood_t1_ms) - tissue)
+
+
+def _soft(mask: Float[Tensor, "n y x"]) -> Float[Tensor, "n y x"]:
+    """A mask whose edge is two pixels wide: were blood to stop sharper than images show, a net would see the label."""
+    return F.avg_pool2d(mask[:, None], 3, stride=1, padding=1, count_include_pad=False)[:, 0]
 
 
 def _masked_quantile(

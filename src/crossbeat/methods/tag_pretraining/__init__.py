@@ -31,7 +31,6 @@ from crossbeat.methods.recipe import provenance
 from crossbeat.methods.tag_pretraining.disguises import Material, gather
 from crossbeat.methods.tag_pretraining.segmentation import Segmentation
 from crossbeat.methods.tag_pretraining.settings import Settings
-from crossbeat.methods.validation import validation_banks
 from crossbeat.segmenter import Segmenter
 from crossbeat.training import Chosen, Run, fit
 
@@ -50,11 +49,10 @@ def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
 
 def _learn(network: nn.Module, material: Material, settings: Settings, run: Run) -> Chosen:
     """One stage after the other on the same network; weights are selected in the last."""
-    validation = validation_banks(material.domains, settings.preparation)
     chosen: Chosen | None = None
     parts = list(settings.parts)
     for part in parts:
-        stage = Segmentation(run, settings, network, part, material.lessons[part], validation)
+        stage = Segmentation(run, settings, network, part, material.lessons[part], material.validation[part])
         rounds, length = settings.rounds(part)
         select = settings.select if part == parts[-1] else "last"
         chosen = fit(stage, rounds=rounds, steps_per_round=length, select=select)

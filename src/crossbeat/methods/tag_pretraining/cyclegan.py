@@ -49,9 +49,7 @@ class CycleGan:
     batch: int = 1
     """Images of each domain a step, over all devices."""
     side: int | None = None
-    """Of the crops learnt from, in pixels; None: the preparation's `size`."""
-    shift_share: float = 15 / 256
-    """A crop lies up to this share of its side beside the middle, as far as the field reaches: 256 of 286 pixels."""
+    """Of the crops learnt from, in pixels; None: the preparation's `size`. They lie anywhere in the field."""
     width: int = 64
     blocks: int = 9
     pooled: bool = False
@@ -131,7 +129,6 @@ class CycleGanStage(Stage):
             bank,
             s.batch,
             self.side,
-            s.shift_share,
             seed=self._seed(number),
             step=step,
             share=self.share,
@@ -250,22 +247,21 @@ def draw_crops(
     bank: SliceBank,
     count: int,
     side: int,
-    shift_share: float,
     *,
     seed: int,
     step: int,
     share: Callable[[Tensor], Tensor] = lambda indices: indices,
 ) -> Float[Tensor, "n 1 y x"]:
-    """This device's share of that many slices, each cropped beside its middle and half of them mirrored.
+    """This device's share of that many slices, each cropped anywhere in its field and half of them mirrored.
 
-    Drawn on the CPU for the whole global batch, by seed and step alone. Whole pixels: between them, lines of tags
-    would be blurred.
+    Anywhere, for the field is about the image's middle where labels are not looked at, and the heart is not. Drawn on
+    the CPU for the whole global batch, by seed and step alone. Whole pixels: between them, lines of tags would be
+    blurred.
     """
-    room = (bank.preparation.field - side) // 2
-    shift = min(round(shift_share * side), room)
+    room = bank.preparation.field - side
     chosen = global_batch(seed, step, len(bank), count)
     generator = batch_generator(seed, step, CROPS)
-    corners = room + torch.randint(-shift, shift + 1, (count, 2), generator=generator)
+    corners = torch.randint(room + 1, (count, 2), generator=generator)
     flips = torch.rand(count, generator=generator) < 0.5
     mine = share(torch.arange(count))
     fields = bank.images[chosen[mine].to(bank.images.device, non_blocking=True)]
@@ -274,6 +270,16 @@ def draw_crops(
         crop = image[:, top : top + side, left : left + side]
         crops.append(crop.flip(2) if flip else crop)
     return torch.stack(crops)
+
+
+def refuse_side(side: int | None, preparation: Preparation) -> None:
+    """`SettingsError` where crops of that side, in pixels, cannot be cut from the field, or not be judged."""
+    side = side or preparation.size
+    if side % DIVISOR or not MINIMUM_JUDGED <= side <= preparation.field:
+        raise SettingsError(
+            f"cyclegan: a crop's side must be a multiple of {DIVISOR}, from {MINIMUM_JUDGED} to the field's "
+            f"{preparation.field} pixels, got {side}; choose another image_size or cyclegan_image_size"
+        )
 
 
 def decay(step: int, steps: int) -> float:
@@ -308,11 +314,7 @@ def _refuse_unlike(source: SliceBank, target: SliceBank, side: int) -> None:
             "cyclegan: source and target slices are prepared differently, and it would learn that difference; prepare "
             "both alike"
         )
-    if side % DIVISOR or not MINIMUM_JUDGED <= side <= source.preparation.field:
-        raise SettingsError(
-            f"cyclegan: a crop's side must be a multiple of {DIVISOR}, from {MINIMUM_JUDGED} to the field's "
-            f"{source.preparation.field} pixels, got {side}; choose another image_size"
-        )
+    refuse_side(side, source.preparation)
 
 
 def _refuse_scale(preparation: Preparation) -> None:

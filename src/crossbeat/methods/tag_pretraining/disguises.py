@@ -22,7 +22,9 @@ from crossbeat.methods.recipe import Domains, find_domains
 from crossbeat.methods.tag_pretraining.cyclegan import Translator, learn_translator, load_translator
 from crossbeat.methods.tag_pretraining.segmentation import Lesson
 from crossbeat.methods.tag_pretraining.settings import Part, Settings
+from crossbeat.methods.validation import validation_banks
 from crossbeat.prepare.slices import Batch, SliceBank, batch_generator, build_bank
+from crossbeat.prepare.volumes import Preparation, stretch
 from crossbeat.synthetic.tagging import Simulation, draw, tag
 from crossbeat.training import Estimate, Run
 from crossbeat.training.run import peak_memory_mb
@@ -42,21 +44,27 @@ class Material:
     domains: Domains
     strategy: str
     lessons: Mapping[Part, Lesson]
+    validation: Mapping[Part, Mapping[str, SliceBank]]
+    """Of each part: scans of the source, in `tags` as they look then, and of the target, which are never disguised."""
     seen: Mapping[str, Cohort]
     """Scans that training looked at, for `provenance`."""
 
 
 @dataclass(frozen=True)
 class Tagged:
-    """A disguise by formula: other lines for every slice of every batch, as the settings draw them."""
+    """A disguise by formula: other lines for every slice of every batch, as the settings draw them.
+
+    What comes out is on the scale of the target's own images, which are stretched with their lines on; but for what is
+    `standardised`, which is as the authors' code leaves it.
+    """
 
     simulation: Simulation
-    spacing_mm: float
+    preparation: Preparation
 
     def __call__(
         self, batch: Batch, count: int, mine: Int[Tensor, " n"], *, seed: int, step: int
     ) -> Float[Tensor, "n 1 y x"]:
-        """Whole fields in [0, 1], tagged; each at a time of its own after the lines were laid, where they fade."""
+        """Whole fields, tagged; each at a time of its own after the lines were laid, where they fade."""
         image, here = batch.image[:, 0], batch.image.device
         generator = batch_generator(seed, step, TAGS)
         tags = draw(self.simulation, count, generator).take(mine)
@@ -69,25 +77,27 @@ class Tagged:
             image,
             tags.to(here),
             self.simulation,
-            pixel=(self.spacing_mm, self.spacing_mm),
+            pixel=(self.preparation.spacing_mm, self.preparation.spacing_mm),
             peak=torch.ones(len(image), device=here),
             labels=batch.labels,
             pulses=pulses.to(here, non_blocking=True),
             noise=noise,
         )
-        return seen[:, None] if self.simulation.standardised else seen[:, None].clamp(0, 1)
+        return seen[:, None] if self.simulation.standardised else stretch(seen[:, None], self.preparation)
 
 
 def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
     """Read the scans, learn the CycleGAN where it is asked for, and make every part's lesson."""
     simulated = _simulated(cohort, settings)
-    made = {row.scan for row in simulated}
+    made = {row.scan for row in cohort.where(**settings.simulated)} if settings.simulated else set()
     real = cohort.only(lambda row: row.scan not in made)
     domains = find_domains(real, settings, run.seed)
     strategy = find_strategy(real, settings)
     lessons: dict[Part, Lesson] = {}
     seen = {"source": domains.source, "labelled_target": domains.target}
     parts = settings.parts
+    plain_validation = validation_banks(domains, settings.preparation)
+    validation: dict[Part, dict[str, SliceBank]] = {part: dict(plain_validation) for part in parts}
     if "cine" in parts or "tags" in parts:
         _refuse_no_source(domains.source, settings)
         plain = _read(domains.source, settings, run, "reading the source")
@@ -99,7 +109,10 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
             _read(simulated, settings, run, "reading tagged scans"), learnt=settings.learnt
         )
     elif "tags" in parts and strategy == "physics":
-        lessons["tags"] = Lesson(plain, Tagged(settings.simulation, settings.spacing_mm), settings.learnt)
+        tagged = Tagged(settings.simulation, settings.preparation)
+        lessons["tags"] = Lesson(plain, tagged, settings.learnt)
+        if "source" in plain_validation:
+            validation["tags"]["source"] = tagged_once(plain_validation["source"], tagged, run.seed)
     elif "tags" in parts:
         if settings.translator:
             translator = _known_translator(Path(settings.translator), real, settings, run)
@@ -108,11 +121,13 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
             seen |= {"translated_from": cine, "target": domains.unlabelled}
             translator = _new_translator(cine, domains, settings, run)
         lessons["tags"] = Lesson(repainted(plain, translator, run), learnt=settings.learnt)
+        if "source" in plain_validation:
+            validation["tags"]["source"] = repainted(plain_validation["source"], translator, run)
     if "target" in parts:
         lessons["target"] = Lesson(
             _read(domains.target, settings, run, "reading labelled target scans"), learnt=settings.learnt
         )
-    return Material(domains, strategy, lessons, seen)
+    return Material(domains, strategy, lessons, validation, seen)
 
 
 def find_strategy(cohort: Cohort, settings: Settings) -> str:
@@ -122,6 +137,16 @@ def find_strategy(cohort: Cohort, settings: Settings) -> str:
     target = cohort.where(**settings.target) if settings.target else cohort.only(lambda row: False)
     tagged = len(target) > 0 and all(row.sequence == "tagged" for row in target)
     return "physics" if tagged or settings.simulated else "cyclegan"
+
+
+def tagged_once(bank: SliceBank, tagged: Tagged, seed: int) -> SliceBank:
+    """The bank with lines laid once, other ones on every slice: the same images whenever they are measured on."""
+    chunks = []
+    for first in range(0, len(bank), AT_ONCE):
+        batch = bank.batch(torch.arange(first, min(first + AT_ONCE, len(bank))))
+        mine = torch.arange(len(batch.image))
+        chunks.append(tagged(batch, len(mine), mine, seed=seed, step=-1 - first))
+    return replace(bank, images=torch.cat(chunks))
 
 
 def repainted(bank: SliceBank, translator: Translator, run: Run) -> SliceBank:

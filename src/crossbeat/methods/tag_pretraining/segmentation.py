@@ -143,6 +143,11 @@ class Segmentation(Stage):
             return [optimizer], [one_cycle(optimizer, s.parts[self.part])]
         if s.schedule == "plateau" and self.watched:
             return [optimizer], [plateau(optimizer, f"{s.plateau_watches}_validation")]
+        if s.schedule == "plateau":
+            self.run.note(
+                f"stage {self.name}: no scan validates it, so no plateau is seen and the learning rate stays "
+                f"{s.learning_rate:g}"
+            )
         return [optimizer], [constant(optimizer)]
 
     def on_fit_start(self) -> None:

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from crossbeat.errors import SettingsError
 from crossbeat.labels import TRAINED, Structure
 from crossbeat.methods.recipe import DEMO, Filter, Recipe, whole_rounds
-from crossbeat.methods.tag_pretraining.cyclegan import CycleGan
+from crossbeat.methods.tag_pretraining.cyclegan import CycleGan, refuse_side
+from crossbeat.networks.cyclegan import DIVISOR
 from crossbeat.prepare.volumes import Preparation
 from crossbeat.synthetic.tagging import LEAST_SPACING_PX, Fading, Simulation
 
@@ -19,6 +20,7 @@ Part = Literal["cine", "tags", "target"]
 """What a stage of the segmenter learns from: plain source, source made to look like the target, labelled target."""
 
 PAPER: Final[Mapping[str, Any]] = {
+    "structures": ("MYO",),
     "image_size": 256,
     "spacing_mm": 1.42857,
     "centre": "image",
@@ -72,7 +74,7 @@ class Settings(Recipe):
             "spacing_mm": 1.5,
             "cyclegan_steps": 400,
             "cyclegan_steps_per_round": 100,
-            "cyclegan_image_size": 64,
+            "cyclegan_image_size": 96,
             "pretraining_steps": 500,
             "steps": 500,
             "steps_per_round": 50,
@@ -151,8 +153,8 @@ class Settings(Recipe):
         None,
         ge=32,
         le=1536,
-        description="side in pixels of the crops that it learns from, a multiple of 4; null: the whole field, half as "
-        "much again as image_size, which it will repaint; 4.5",
+        description="side in pixels of the crops that it learns from, a multiple of 4; null: the paper's 256 of 286 of "
+        "the field, half as much again as image_size, which it will repaint; 4.5",
     )
     cyclegan_pooled: bool = Field(
         False, description="one score an image, as in the authors' fork, not a map of patches; 4.5"
@@ -230,6 +232,10 @@ class Settings(Recipe):
 
     def rounds(self, part: Part) -> tuple[int, int]:
         """Number of rounds of the stage that learns from a part, and updates in each."""
+        if not self.parts[part]:
+            raise SettingsError(
+                f"pretraining_steps {self.pretraining_steps} leaves {part} no update; take 2 or more"
+            )
         setting = "steps" if part == "target" else "pretraining_steps"
         return whole_rounds(f"{setting}, on {part}:", self.parts[part], self.steps_per_round)
 
@@ -241,7 +247,7 @@ class Settings(Recipe):
             steps_per_round=self.cyclegan_steps_per_round,
             width=self.cyclegan_width,
             pooled=self.cyclegan_pooled,
-            side=self.cyclegan_image_size or self.preparation.field,
+            side=self.cyclegan_image_size or self.preparation.field * 256 // 286 // DIVISOR * DIVISOR,
         )
 
     @property
@@ -285,7 +291,8 @@ class Settings(Recipe):
         for part in self.parts:
             assert self.rounds(part)
         assert whole_rounds("cyclegan_steps", self.cyclegan_steps, self.cyclegan_steps_per_round)
-        if self.strategy == "physics" and not self.simulated:
+        refuse_side(self.cyclegan.side, self.preparation)
+        if self.strategy in ("physics", None) and not self.simulated:
             self.simulation.check_spacing((self.spacing_mm, self.spacing_mm))
         assert self.changes
         with torch.device("meta"):  # no memory, no random numbers
