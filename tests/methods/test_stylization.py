@@ -23,7 +23,7 @@ from crossbeat.methods.recipe import find_domains
 from crossbeat.methods.stylization import Encoder, Settings, Stylizer, load_encoder, load_stylizer, train
 from crossbeat.methods.stylization.autoencoding import hold_out, image_losses, kinds_of, psnr_db
 from crossbeat.methods.stylization.encoder import find_encoder
-from crossbeat.methods.stylization.learning import StylizerStage
+from crossbeat.methods.stylization.learning import StylizerStage, learn_stylizer
 from crossbeat.methods.stylization.segmentation import Segmentation
 from crossbeat.methods.stylization.sharing import SEGMENTING, STYLIZING, learn_once
 from crossbeat.methods.stylization.styles import Material, choose_styles, gather, style_images
@@ -372,6 +372,50 @@ def test_an_encoder_that_loses_the_image_stops_the_run_and_says_what_to_do(
         train(cohort, again, quiet_run(tmp_path / "again"))
 
 
+def test_rains_decoder_begins_where_the_encoders_ended(cohort: Cohort, tmp_path: Path) -> None:
+    """A learning rate of nought leaves both as they begin; the paper's is drawn anew."""
+    still = {"encoder": "cmr", "encoder_gate": False, "stylizer_learning_rate": 1e-30}
+    decoders = {}
+    for start in ("encoder", "random"):
+        settings, run = settings_of(**still, decoder_start=start), quiet_run(tmp_path / start)
+        material = gather(find_domains(cohort, settings, 0), cohort, settings, run)
+        encoder = find_encoder(material, cohort, settings, run)
+        assert encoder.decoder is not None
+        kept = load_encoder(tmp_path / start / "models" / "encoder").decoder
+        assert alike(state_of(kept), state_of(encoder.decoder))
+        network = learn_stylizer(material, encoder, settings, run).network
+        assert isinstance(network, Rain)
+        pairs = zip(state_of(network.decoder), state_of(encoder.decoder), strict=True)
+        decoders[start] = all(torch.allclose(ours, theirs, atol=1e-12) for ours, theirs in pairs)
+    assert decoders == {"encoder": True, "random": False}
+    assert Settings.of({"profile": "code"}).decoder_start == "random"
+
+
+def test_an_encoder_learns_from_all_that_may_be_seen_whatever_shows_the_styles(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    rows = (*cohort.rows, row_of("s8", "lge", "test"), row_of("s9", "t2", "validation"), row_of("s1", "t2"))
+    seen = [
+        {place.scan for place in material_of(
+            replace(cohort, rows=rows), tmp_path / f"{i}", encoder="cmr", **changes
+        ).every_slice().table}
+        for i, changes in enumerate(({}, {"pretrain_style": {"sequence": "t2"}}, {"style_scans": "slice"}))
+    ]  # fmt: skip
+    everyone = {"s0_bssfp", "s1_bssfp", "s2_bssfp", "s0_lge", "s1_lge", "s2_t2", "s1_t2"}
+    assert seen == [everyone] * 3
+
+
+def test_a_stylizer_says_how_its_slices_come_out(
+    cohort: Cohort, tmp_path: Path, encoder: Encoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_of()
+    learn_stylizer(material_of(cohort, tmp_path / "a"), encoder, settings, quiet_run(tmp_path / "b"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(
+        r"of 9 stylised slices \d+% of the pixels are clipped .* edge correlation -?\d\.\d\d", said
+    )
+
+
 @pytest.mark.slow
 def test_the_encoder_of_another_run_serves_and_is_not_learnt_again(
     cohort: Cohort, tmp_path: Path, encoder: Encoder, capsys: pytest.CaptureFixture[str]
@@ -403,6 +447,15 @@ def test_a_user_may_bring_weights(cohort: Cohort, tmp_path: Path) -> None:
         material = gather(find_domains(cohort, settings, 0), cohort, settings, run)
         found = find_encoder(material, cohort, settings, run)
         assert (found.source, found.vgg.in_channels, found.psnr_db) == ("file", channels, None)
+
+
+def test_an_encoder_of_other_colours_is_refused(cohort: Cohort, tmp_path: Path, encoder: Encoder) -> None:
+    encoder.save(tmp_path / "grey")
+    settings = settings_of(encoder=str(tmp_path / "grey"), encoder_channels=3)
+    with pytest.raises(
+        SettingsError, match="takes 1 colours, and encoder_channels is 3; say encoder_channels: 1"
+    ):
+        train(cohort, settings, quiet_run(tmp_path / "run"))
 
 
 def test_a_random_encoder_says_how_many_channels_are_silent(
@@ -713,7 +766,7 @@ def test_a_shared_part_is_known_by_all_settings_but_those_that_it_knows_nothing_
         ({"structure_weight": 1.0}, {"stylizer", "style_vae"}),
         ({"stylizer": "adaconv"}, {"stylizer", "style_vae"}),
         ({"encoder_steps": 3}, {"encoder", "stylizer", "style_vae"}),
-        ({"pretrain_style": {"sequence": "t2"}}, {"encoder", "stylizer", "style_vae"}),
+        ({"pretrain_style": {"sequence": "t2"}}, {"stylizer", "style_vae"}),
         ({"image_size": 48}, {"encoder", "stylizer", "style_vae"}),
     ):
         found = settings_of(**changes).shared_stages
@@ -763,6 +816,10 @@ def test_styles_of_tested_patients_are_not_shown(cohort: Cohort, tmp_path: Path)
         ({"encoder_channels": 3}, r"encoder_channels 3 is for the weights of a file; encoder random is grey"),
         ({"stylizer": "adaconv", "kernel_size": 4}, r"kernel_size must be odd"),
         ({"cross_entropy_weight": 0, "overlap_weight": 0}, r"the segmenter learns nothing; raise one"),
+        (
+            {"style_vae": True},
+            r"style_vae gives AdaConv's styles a code, and the stylizer is rain; say style_vae",
+        ),
         ({"steps": 5}, r"steps 5 are no whole number of rounds of 3; take 3 or 6"),
         ({"stylizer_steps": 5}, r"stylizer_steps 5 are no whole number of rounds of 3"),
         ({"encoder_steps": 5}, r"encoder_steps 5 are no whole number of rounds of 3"),

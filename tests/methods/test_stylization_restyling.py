@@ -111,6 +111,25 @@ def test_inside_the_crop_stands_the_style_and_around_it_the_scan_as_it_was() -> 
     np.testing.assert_array_equal(made[..., around], plain[..., around])
 
 
+def test_a_scan_can_be_cut_to_what_is_restyled() -> None:
+    """What stands around would enter the grey scale of whoever judges the rest."""
+    case = scan(spacing_mm=1.7, shape=(120, 140))
+    content = prepare(case, settings_of().preparation)
+    made = content.on_grid(torch.full_like(content.images, 0.25))
+    part = content.within(made)
+    np.testing.assert_allclose(part.image, 0.25, atol=1e-3)
+    assert [side * 1.7 for side in part.image.shape[2:]] == pytest.approx([32 * 4.0] * 2, abs=4 * 1.7)
+    assert part.labels is not None
+    assert case.labels is not None
+    assert (part.labels == Structure.LV).sum() == (case.labels == Structure.LV).sum()
+    for structure in (Structure.LV, Structure.MYO):
+        places = [
+            (c.affine @ np.append(np.argwhere(c.labels[0] == structure).mean(axis=0)[::-1], 1))[:3]
+            for c in (case, part)
+        ]
+        np.testing.assert_allclose(places[0], places[1], atol=1e-6)
+
+
 @pytest.mark.slow
 def test_a_scan_is_restyled_slice_by_slice_in_one_style(stylizer: Stylizer) -> None:
     """As `Stylizer.stylise` does one slice; however many there are."""

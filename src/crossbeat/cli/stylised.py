@@ -172,9 +172,9 @@ def _stylise_scan(row: Row, cohort: Cohort, task: Task, *, pictured: bool) -> St
     found = StyledScan([], [], [], {}, None)
     made = {}
     rows, lines, structures = [], [], []
-    before = _dice(case, task)
     for run in task.runs:
         content = prepare(case, run.preparation)
+        before = _dice(content.within(content.plain()), task)
         style = task.styles.content(chosen, run.preparation)
         for draw, code in _codes(run, task, chosen, row.scan):
             crops = restyle(content, run.stylizer, code)
@@ -186,9 +186,8 @@ def _stylise_scan(row: Row, cohort: Cohort, task: Task, *, pictured: bool) -> St
             if draw == 0:
                 found.spreads[run.name] = spreads
                 made[run.name] = Made(run, content, image)
-                structures += _structure_lines(
-                    row, line, before, _dice(replace(case, image=image), task), task
-                )
+                after = _dice(content.within(image), task)
+                structures += _structure_lines(row, line, before, after, task)
     view = show_scan(row, case, task.styles, chosen, list(made.values())) if pictured else None
     return replace(found, rows=rows, lines=lines, structures=structures, view=view)
 

@@ -40,7 +40,10 @@ IMAGENET_MEAN: Final = (
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 TORCHVISION_PLACES: Final = (0, 2, 5, 7, 10, 12, 14, 16, 19)  # N of features.N.weight, by convolution
 ADAIN_PLACES: Final = (2, 5, 9, 12, 16, 19, 22, 25, 29)  # in naoto0804/pytorch-AdaIN's sequence; 0 is the 1x1
-HARDLY_FIRING: Final = 1e-3  # of its layer's mean activation: a filter below it is not levelled by its own
+HARDLY_FIRING: Final = 1e-3  # of its layer's mean activation: a filter below it counts as silent
+LEAST_SHARE: Final = 0.25
+"""Of its layer's mean activation: a filter below it is levelled by that share. By its own mean it would answer the next
+image with hundreds, and a few such channels would decide every loss."""
 BATCH: Final = 8  # images at a time through the network where all of them are measured
 
 
@@ -148,6 +151,13 @@ class Decoder(nn.Module):
         return x
 
 
+@torch.no_grad()
+def read_levelled(decoder: Decoder, scale: Float[Tensor, " 512"]) -> None:
+    """Let a decoder that read relu4_1 before it was levelled draw the same from it afterwards, in place."""
+    first = next(m for m in decoder.modules() if isinstance(m, nn.Conv2d))
+    first.weight.mul_(scale.to(first.weight)[:, None, None])
+
+
 def decoder_levels(out_channels: int) -> list[list[tuple[int, int]]]:
     """Channels in and out of each 3x3 convolution of the decoder, by level from relu4_1 up: 1, 4, 2 and 2 of them."""
     widths = tuple(reversed(WIDTHS))
@@ -193,30 +203,36 @@ def start_as_he(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
+class Levelled(NamedTuple):
+    """What `normalise_activations` found."""
+
+    silent: tuple[int, ...]
+    """Of each of the nine layers how many filters (hardly) fire, less than a thousandth of their layer's mean."""
+    scale: Float[Tensor, " 512"]
+    """What each channel of relu4_1 was divided by."""
+
+
 @torch.no_grad()
-def normalise_activations(vgg: Vgg, images: Float[Tensor, "n c y x"]) -> tuple[int, ...]:
-    """Rescale the filters in place until each is 1 on the mean over these images, and count those that cannot be.
+def normalise_activations(vgg: Vgg, images: Float[Tensor, "n c y x"]) -> Levelled:
+    """Rescale the filters in place until each is 1 on the mean over these images, or less where it seldom fires.
 
-    Layer by layer a filter's weights and bias are divided by its mean rectified activation, and the weights with
-    which the next layer reads it are multiplied by that (Gatys 2016, section 2; methods.md 3.7): what the network
-    computes stays the same but for each channel's scale, and errors at different depths become comparable.
-
-    Returned is, for each of the nine layers, how many filters (hardly) fire on the images, less than a thousandth of
-    their layer's mean. Divided by their own mean they would explode on the next image; they are divided by
-    the layer's. Images on which a whole layer stays silent, or none at all, raise `SettingsError`.
+    Layer by layer a filter's weights and bias are divided by its mean rectified activation, but never by less than
+    `LEAST_SHARE` of its layer's, and the weights with which the next layer reads it are multiplied by that (Gatys
+    2016, section 2; methods.md 3.7, which has no such floor): what the network computes stays the same but for each
+    channel's scale, and errors at different depths become comparable. Images on which a whole layer stays silent, or
+    none at all, raise `SettingsError`.
     """
     means = _mean_activations(vgg, images)
     convolutions = vgg.convolutions()
-    hardly = []
+    silent = []
     for layer, (convolution, mean) in enumerate(zip(convolutions, means, strict=True)):
-        silent = mean < HARDLY_FIRING * mean.mean()
-        scale = torch.where(silent, mean.mean(), mean).to(convolution.weight)
+        scale = mean.clamp_min(LEAST_SHARE * float(mean.mean())).to(convolution.weight)
         convolution.weight.div_(scale[:, None, None, None])
         _bias(convolution).div_(scale)
         if layer + 1 < len(convolutions):
             convolutions[layer + 1].weight.mul_(scale[:, None, None])
-        hardly.append(int(silent.sum()))
-    return tuple(hardly)
+        silent.append(int((mean < HARDLY_FIRING * mean.mean()).sum()))
+    return Levelled(tuple(silent), scale)
 
 
 def _mean_activations(vgg: Vgg, images: Tensor) -> list[Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from crossbeat.cohort import Cohort
 from crossbeat.errors import CohortError
 from crossbeat.methods.stylization.settings import Settings
-from crossbeat.methods.stylization.styles import CORRUPTION
+from crossbeat.methods.stylization.styles import CORRUPTION, PLACES
 from crossbeat.networks.rain import style_of
 from crossbeat.networks.vgg import WIDTHS, Decoder, Vgg
 from crossbeat.prepare.slices import SliceBank, batch_generator, global_batch, training_batch
@@ -65,9 +65,9 @@ class EncoderStage(Stage):
             share=self.share,
             candidates=self.learnt,
         )
-        features = self.vgg(self._corrupted(batch.image, step)).relu4_1
-        size = (s.image_size, s.image_size)
-        loss_image, loss_gradient = image_losses(self.decoder(features, size), batch.image)
+        images = self._cropped(batch.image, step)
+        features = self.vgg(self._corrupted(images, step)).relu4_1
+        loss_image, loss_gradient = image_losses(self.decoder(features, s.encoder_crop), images)
         loss = loss_image + s.encoder_gradient_weight * loss_gradient
         told = {"loss_image": loss_image.detach(), "loss_gradient": loss_gradient.detach()}
         if s.encoder_head_weight and self.head.out_features > 1:
@@ -96,10 +96,24 @@ class EncoderStage(Stage):
         super().on_fit_start()
         self.bank = self.bank.to(self.device)
 
+    def _cropped(self, images: Float[Tensor, "n 1 y x"], step: int) -> Float[Tensor, "n 1 v u"]:
+        """Each cut to a square anywhere in it: drawn for the global batch, by seed and step alone."""
+        side, _ = self.settings.encoder_crop
+        room = images.shape[2] - side
+        if not room:
+            return images
+        generator = batch_generator(self.run.seed, step, PLACES)
+        corners = torch.randint(room + 1, (self.settings.encoder_batch, 2), generator=generator)
+        mine = corners[self.share(torch.arange(len(corners)))].tolist()
+        return torch.stack(
+            [image[:, y : y + side, x : x + side] for image, (y, x) in zip(images, mine, strict=True)]
+        )
+
     def _corrupted(self, images: Float[Tensor, "n 1 y x"], step: int) -> Float[Tensor, "n 1 y x"]:
         """With noise on them, and squares of the image's mean: drawn for the global batch, by seed and step alone."""
         s, n = self.settings, self.settings.encoder_batch
-        size, cells = s.image_size, -(-s.image_size // SQUARE_PX)
+        size, _ = s.encoder_crop
+        cells = -(-size // SQUARE_PX)
         generator = batch_generator(self.run.seed, step, CORRUPTION)
         noise = torch.randn(n, 1, size, size, generator=generator)
         masked = (torch.rand(n, 1, cells, cells, generator=generator) < s.encoder_mask_share).float()
@@ -114,14 +128,14 @@ class EncoderStage(Stage):
         return self.kinds[0][self.learnt[self.share(chosen)]].to(device, non_blocking=True)
 
 
-def learn_vgg(bank: SliceBank, cohort: Cohort, settings: Settings, run: Run) -> tuple[Vgg, float]:
-    """An encoder that learnt from all slices but those of the held-out subjects, and its PSNR on them in dB."""
+def learn_vgg(bank: SliceBank, cohort: Cohort, settings: Settings, run: Run) -> tuple[Vgg, Decoder, float]:
+    """An encoder that learnt from all slices but those of the held-out subjects, its decoder, and their PSNR in dB."""
     held_out = hold_out(bank, settings.encoder_held_out, run.seed, cohort.name)
     seed_torch(run.seed, "encoder networks")
     stage = EncoderStage(run, settings, bank, held_out, kinds_of(bank, cohort))
     rounds, length = settings.auxiliary_rounds("encoder")
     fit(stage, rounds=rounds, steps_per_round=length)
-    return stage.vgg, stage.psnr_db()
+    return stage.vgg, stage.decoder, stage.psnr_db()
 
 
 def hold_out(bank: SliceBank, share: float, seed: int, name: str) -> Int[Tensor, " m"]:

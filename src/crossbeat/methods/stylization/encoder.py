@@ -21,13 +21,16 @@ from crossbeat.methods.stylization.autoencoding import learn_vgg
 from crossbeat.methods.stylization.settings import Settings
 from crossbeat.methods.stylization.sharing import learn_once
 from crossbeat.methods.stylization.styles import Material
-from crossbeat.networks.vgg import WIDTHS, Vgg, load_vgg, normalise_activations
+from crossbeat.networks.vgg import WIDTHS, Decoder, Vgg, load_vgg, normalise_activations, read_levelled
 from crossbeat.prepare.slices import SliceBank
 from crossbeat.prepare.volumes import Preparation, crop
 from crossbeat.training import Run, seed_torch
 
 LEVELLED_OVER: Final = 256
 """Slices at most over which activations are normalised, evenly spread over all: more change no mean that matters."""
+
+DECODER: Final = "decoder."
+"""Before the names of a decoder's weights, beside those of the network."""
 
 Source = Literal["cmr", "random", "file"]
 
@@ -47,13 +50,19 @@ class Encoder:
     subjects: tuple[str, ...] = ()
     """Whose images it has seen."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    decoder: Decoder | None = None
+    """What gives images back from its relu4_1; None where none was trained."""
 
     def __post_init__(self) -> None:
         self.vgg.eval().requires_grad_(False)
+        if self.decoder is not None:
+            self.decoder.eval().requires_grad_(False)
 
     def to(self, device: torch.device | str) -> Encoder:
         """The same encoder, moved to another device."""
         self.vgg.to(device)
+        if self.decoder is not None:
+            self.decoder.to(device)
         return self
 
     def told(self) -> dict[str, Any]:
@@ -72,7 +81,12 @@ class Encoder:
 
     def save(self, folder: Path) -> None:
         """`weights.safetensors` and `encoder.json` in a folder that appears whole or not at all."""
-        keep(folder, "encoder", self.vgg.state_dict(), self.describe())
+        keep(folder, "encoder", self.weights(), self.describe())
+
+    def weights(self) -> dict[str, Tensor]:
+        """Those of the network by their names, and the decoder's behind `decoder.`."""
+        decoder = {} if self.decoder is None else self.decoder.state_dict()
+        return {**self.vgg.state_dict(), **{f"{DECODER}{name}": tensor for name, tensor in decoder.items()}}
 
 
 def load_encoder(folder: Path, device: torch.device | str = "cpu") -> Encoder:
@@ -82,8 +96,12 @@ def load_encoder(folder: Path, device: torch.device | str = "cpu") -> Encoder:
 
 def as_encoder(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Encoder:
     """An encoder from what `Encoder.describe` says and its weights."""
-    vgg = Vgg(**described["network"])
-    vgg.load_state_dict(weights)
+    vgg, decoder = Vgg(**described["network"]), None
+    vgg.load_state_dict({n: t for n, t in weights.items() if not n.startswith(DECODER)})
+    kept = {n.removeprefix(DECODER): t for n, t in weights.items() if n.startswith(DECODER)}
+    if kept:
+        decoder = Decoder()
+        decoder.load_state_dict(kept)
     return Encoder(
         vgg,
         described["source"],
@@ -92,6 +110,7 @@ def as_encoder(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> E
         tuple(described["silent"]),
         tuple(described["subjects"]),
         described["provenance"],
+        decoder,
     )
 
 
@@ -115,6 +134,11 @@ def find_encoder(material: Material, cohort: Cohort, settings: Settings, run: Ru
     path = Path(settings.encoder)
     if settings.encoder not in ("cmr", "random") and path.is_dir():
         encoder = load_encoder(path, run.torch_device)
+        if encoder.vgg.in_channels != settings.encoder_channels:
+            raise SettingsError(
+                f"encoder {path}: takes {encoder.vgg.in_channels} colours, and encoder_channels is "
+                f"{settings.encoder_channels}; say encoder_channels: {encoder.vgg.in_channels}"
+            )
         _refuse_leakage(encoder, material, cohort, path)
         _tell_other_pixels(encoder, settings, run)
     else:
@@ -136,16 +160,19 @@ def find_encoder(material: Material, cohort: Cohort, settings: Settings, run: Ru
 def _new_encoder(material: Material, cohort: Cohort, settings: Settings, run: Run) -> Encoder:
     bank = material.every_slice()
     psnr_db: float | None = None
+    decoder: Decoder | None = None
     source: Source = "cmr"
     if settings.encoder == "cmr":
-        vgg, psnr_db = learn_vgg(bank, cohort, settings, run)
+        vgg, decoder, psnr_db = learn_vgg(bank, cohort, settings, run)
     elif settings.encoder == "random":
         seed_torch(run.seed, "random encoder")
         vgg, source = Vgg(), "random"
     else:
         vgg, source = load_vgg(Path(settings.encoder), settings.encoder_channels), "file"
     vgg = vgg.to(run.torch_device)
-    silent = normalise_activations(vgg, _spread(bank, LEVELLED_OVER).to(run.torch_device))
+    silent, scale = normalise_activations(vgg, _spread(bank, LEVELLED_OVER).to(run.torch_device))
+    if decoder is not None:
+        read_levelled(decoder.to(run.torch_device), scale)
     if source == "random":
         run.note(
             f"encoder random: weights nobody trained, an ablation; {silent[-1]} of {WIDTHS[-1]} channels of relu4_1 "
@@ -154,7 +181,8 @@ def _new_encoder(material: Material, cohort: Cohort, settings: Settings, run: Ru
     told = {"method": "stylization", "seed": run.seed, "cohort": cohort.name, "cohort_hash": cohort.hash()}
     told |= {"settings": settings.model_dump(mode="json")}
     subjects = tuple(sorted({place.subject for place in bank.table}))
-    return Encoder(vgg, source, settings.preparation, psnr_db, silent, subjects, told | run.surroundings())
+    about = told | run.surroundings()
+    return Encoder(vgg, source, settings.preparation, psnr_db, silent, subjects, about, decoder)
 
 
 def _spread(bank: SliceBank, count: int) -> Tensor:

@@ -28,10 +28,15 @@ from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder
 from crossbeat.networks.rain import CHANNELS, Rain, StyleCode
 from crossbeat.networks.vgg import Features
 from crossbeat.prepare.slices import SliceBank, training_batch
+from crossbeat.prepare.volumes import crop
 from crossbeat.training import Run, Stage, fit, seed_torch
 
 MEASURED_OVER: Final = 8
 """Batches of styles over which AdaConv's descriptors are standardised before their autoencoder learns."""
+
+
+LOOKED_AT: Final = 16
+"""Slices of which is told how they come out of a stylizer."""
 
 
 class StylizerStage(Stage):
@@ -177,15 +182,41 @@ def learn_stylizer(material: Material, encoder: Encoder, settings: Settings, run
     assert material.taught is not None
     seed_torch(run.seed, "stylizer network")
     network = settings.build_stylizer()
+    if isinstance(network, Rain) and settings.decoder_start == "encoder" and encoder.decoder is not None:
+        network.decoder.load_state_dict(encoder.decoder.state_dict())
     stage = StylizerStage(run, settings, network, encoder, material.content, material.taught)
     rounds, length = settings.auxiliary_rounds("stylizer")
     fit(stage, rounds=rounds, steps_per_round=length)
     told = {"method": "stylization", "seed": run.seed, "settings": settings.model_dump(mode="json")}
     told |= {"styles": sorted({place.scan for place in material.taught.table})}
     stylizer = Stylizer(encoder.to(run.torch_device), network, provenance=told | run.surroundings())
+    _tell_what_is_drawn(stylizer, material, settings, run)
     if settings.stylizer == "adaconv" and settings.style_vae:
         stylizer.autoencoder = _learn_codes(stylizer, material.taught, settings, run)
     return stylizer
+
+
+@torch.no_grad()
+def _tell_what_is_drawn(stylizer: Stylizer, material: Material, settings: Settings, run: Run) -> None:
+    """Say of a batch in the styles of another how many pixels left [0, 1] and how far edges stay where they were.
+
+    A picture that is mostly clipped, or whose edges are elsewhere, is no style; who trains on it should know.
+    """
+    if run.estimates is not None or material.taught is None:
+        return
+    count = min(LOOKED_AT, len(material.content))
+    chosen = torch.linspace(0, len(material.content) - 1, count).round().long()
+    contents = crop(material.content.images[chosen], settings.image_size).to(run.torch_device)
+    styles = choose_styles(material.taught, count, seed=run.seed, step=0)
+    code = stylizer.code_of(style_images(material.taught, styles, seed=run.seed).to(run.torch_device))
+    made = stylizer.stylise(contents, code)
+    clipped = float(((made <= 0) | (made >= 1)).float().mean())
+    of_contents = float(((contents <= 0) | (contents >= 1)).float().mean())
+    edges = 1 - float(structure_loss(made, contents))
+    run.note(
+        f"stylizer {stylizer.kind}: of {count} stylised slices {clipped:.0%} of the pixels are clipped to [0, 1] "
+        f"({of_contents:.0%} of the contents' lie there), edge correlation {edges:.2f}"
+    )
 
 
 def _learn_codes(

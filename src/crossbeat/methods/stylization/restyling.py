@@ -6,7 +6,7 @@ For looking at what a stylizer does and for using its images elsewhere. Training
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -69,6 +69,17 @@ class Content:
         share = self.window.paste(pad(torch.ones_like(crops[:1]), self.window.size))
         around = torch.from_numpy(self.plain()).reshape(ours.shape)
         return np.asarray((ours + (1 - share) * around).clamp(0, 1).reshape(shape).numpy(), np.float32)
+
+    def within(self, image: NDArray[np.float32]) -> Case:
+        """The scan with another image, cut to what is restyled: a rectangle of its slices without the rest around."""
+        field = torch.ones(1, 1, self.window.size, self.window.size)
+        share = self.window.paste(pad(crop(field, self.bank.preparation.size), self.window.size))[0, 0] > 0.99
+        rows, columns = (torch.nonzero(share.any(dim=axis)).flatten().tolist() for axis in (1, 0))
+        y, x = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        affine = self.case.affine.copy()
+        affine[:3, 3] += x.start * affine[:3, 0] + y.start * affine[:3, 1]
+        labels = None if self.case.labels is None else self.case.labels[:, :, y, x]
+        return replace(self.case, image=np.ascontiguousarray(image[:, :, y, x]), labels=labels, affine=affine)
 
     def slice(self, frame: int, z: int) -> Batch:
         """One slice with its labels, as a segmenter trains on it."""

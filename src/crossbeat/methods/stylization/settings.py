@@ -41,6 +41,7 @@ PAPER: Final[Mapping[str, Any]] = {
     "deviation": "free",
     "style_channels": 512,
     "stylizer_decay": 0.0,
+    "decoder_start": "random",
     "stylizer_clip_norm": 0.0,
     "match_updates": False,
     "shared_epsilon": True,
@@ -80,9 +81,10 @@ class Settings(Recipe):
         "bench": {
             "image_size": 128,
             "spacing_mm": 1.5,
-            "encoder_gate": False,  # 1000 steps on two cores do not pass it; every result says the PSNR
+            "encoder_gate": False,  # 3000 steps on two cores do not pass it; every result says the PSNR
+            "encoder_image_size": 64,
             "encoder_batch": 4,
-            "encoder_steps": 1000,
+            "encoder_steps": 3000,
             "stylizer_batch": 4,
             "stylizer_steps": 250,
             "style_vae_steps": 250,
@@ -138,6 +140,11 @@ class Settings(Recipe):
     encoder_steps: int = Field(
         4000, ge=1, description="updates of a cmr encoder; 20 to 50 epochs, methods.md 3.7"
     )
+    encoder_image_size: int | None = Field(
+        None,
+        ge=32,
+        description="side in pixels of the crops that a cmr encoder learns from; null: image_size; ours",
+    )
     encoder_batch: int = Field(16, ge=1, description="slices a step, over all devices; ours")
     encoder_learning_rate: float = Field(
         2e-4,
@@ -164,6 +171,11 @@ class Settings(Recipe):
     stylizer_learning_rate: float = Field(1e-4, gt=0, description="Adam; methods.md 3.2 and 3.6")
     stylizer_decay: float = Field(
         5e-5, ge=0, description="d in rate / (1 + d · step); RElbers 2e-4, cardiac next to none; 3.2, 3.6"
+    )
+    decoder_start: Literal["encoder", "random"] = Field(
+        "encoder",
+        description="where RAIN's decoder begins: as what gave images back from a cmr encoder, which has its shape, or "
+        "with random weights (the paper); ours",
     )
     stylizer_clip_norm: float = Field(10.0, ge=0, description="largest norm of its gradient; 0: any; 3.6")
     turn_styles: bool = Field(
@@ -319,6 +331,12 @@ class Settings(Recipe):
         return preset_with("light", {"gamma_probability": 0.0, "noise_probability": 0.0})
 
     @property
+    def encoder_crop(self) -> tuple[int, int]:
+        """Rows and columns of the crops that an encoder learns from."""
+        side = self.encoder_image_size or self.image_size
+        return side, side
+
+    @property
     def weights(self) -> tuple[float, float]:
         """Of content and style in the stylizer's loss."""
         content, style = self.content_weight, self.style_weight
@@ -382,6 +400,15 @@ class Settings(Recipe):
             raise SettingsError(
                 f"style same_patient needs the target scans of all patients, and style_scans is {self.style_scans}; "
                 "say style_scans: all, or style: random"
+            )
+        if self.style_vae and self.stylizer != "adaconv":
+            raise SettingsError(
+                f"style_vae gives AdaConv's styles a code, and the stylizer is {self.stylizer}; say style_vae: false, "
+                "or stylizer: adaconv"
+            )
+        if max(self.encoder_crop) > self.image_size:
+            raise SettingsError(
+                f"encoder_image_size {self.encoder_image_size} is larger than image_size {self.image_size}; lower it"
             )
         if self.encoder_channels == 3 and self.encoder in ("cmr", "random"):
             raise SettingsError(

@@ -28,8 +28,8 @@ SEGMENTING: Final = frozenset(
 STYLIZING: Final = frozenset(
     ("stylizer", "stylizer_steps", "stylizer_batch", "stylizer_learning_rate", "stylizer_decay",
      "stylizer_clip_norm", "content_weight", "style_weight", "kl_weight", "reconstruction_weight",
-     "structure_weight", "joint", "spread", "deviation", "style_channels", "kernel_size", "layout", "style_vae",
-     "style_vae_steps")
+     "structure_weight", "joint", "decoder_start", "pretrain_style", "spread", "deviation", "style_channels",
+     "kernel_size", "layout", "style_vae", "style_vae_steps")
 )  # fmt: skip
 """Further ones that the encoder does not know of."""
 
@@ -60,7 +60,9 @@ def learn_once(
     if run.shared is None or run.world_size > 1 or run.estimates is not None:
         return learn()
     numerics = [run.accelerator, run.lightning_precision, run.deterministic, torch.get_num_threads()]
-    key = _digest([decided_by(part, settings), run.seed, cohort.hash(), numerics])
+    key = _digest(
+        [decided_by(part, settings), run.seed, cohort.hash(), numerics, _bytes_of(settings["encoder"])]
+    )
     folder = run.shared / f"{part}-{key}"
     if folder.exists():
         run.note(f"{part}: learnt by another run of this study, and found in {folder}")
@@ -69,6 +71,13 @@ def learn_once(
     if not folder.exists():
         save(found, folder)
     return found
+
+
+def _bytes_of(encoder: str) -> str:
+    """Digest of a user's weights, or of another run's encoder: a file that was replaced is another one."""
+    path = Path(encoder)
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
 
 
 def _digest(of: object) -> str:

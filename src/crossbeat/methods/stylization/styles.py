@@ -20,9 +20,9 @@ from crossbeat.prepare.slices import SliceBank, batch_generator, build_bank, joi
 from crossbeat.prepare.volumes import Preparation, crop
 from crossbeat.training import Run
 
-CHOICE, TURNS, NOISE, CORRUPTION = 11, 12, 13, 14
-"""Purposes of the random numbers of a step beside those of prepare: which styles, how turned, the code's noise, and
-what an encoder has to mend."""
+CHOICE, TURNS, NOISE, CORRUPTION, PLACES = 11, 12, 13, 14, 15
+"""Purposes of the random numbers of a step beside those of prepare: which styles, how turned, the code's noise, what
+an encoder has to mend, and where in an image it looks."""
 FLAT = 1e-3
 """Standard deviation of a slice, in [0, 1], up to which it shows nothing and is no style."""
 
@@ -41,9 +41,13 @@ class Material:
     """For each content the same patient's nearest style slice, -1 for a patient without; under `same_patient`."""
     tested: frozenset[str] = frozenset()
     """Subjects that no training may have seen; empty under `transductive`."""
+    visible: SliceBank | None = None
+    """Slices of every scan whose images may be seen, by one or two frames; None where no encoder learns from them."""
 
     def every_slice(self) -> SliceBank:
-        """Contents and styles together: what an encoder learns from."""
+        """What an encoder learns from: all that may be seen, the same whichever scans show styles (methods.md 3.7)."""
+        if self.visible is not None:
+            return self.visible
         others = [bank for bank in (self.styles, self.taught) if bank is not None]
         return join_banks([self.content, *{id(bank): bank for bank in others}.values()])
 
@@ -66,7 +70,12 @@ def gather(domains: Domains, cohort: Cohort, settings: Settings, run: Run) -> Ma
     if other is not None:
         taught = _shown(_read(other, settings, run, "reading styles to learn"), cohort.name)
     partners = find_partners(content, styles, cohort.name, run) if settings.style == "same_patient" else None
-    return Material(content, styles, taught, partners, tested)
+    visible = None
+    if settings.encoder == "cmr":
+        visible = _shown(
+            _read(_visible(cohort, settings, tested), settings, run, "reading all images"), cohort.name
+        )
+    return Material(content, styles, taught, partners, tested, visible)
 
 
 def read_styles(
@@ -202,6 +211,12 @@ def _pretraining(cohort: Cohort, settings: Settings, tested: frozenset[str]) -> 
             "split by subject, or say `transductive: true` if that is meant"
         )
     return _stills(found)
+
+
+def _visible(cohort: Cohort, settings: Settings, tested: frozenset[str]) -> Cohort:
+    """All scans whose images training may see, whatever their sequence; labels are not looked at."""
+    splits = {"train", "", "test"} if settings.transductive else {"train", ""}
+    return _stills(cohort.only(lambda row: row.split in splits and row.subject not in tested))
 
 
 def _shown(bank: SliceBank, name: str) -> SliceBank:
