@@ -173,25 +173,29 @@ def test_convergence_counts_updates_until_scratchs_best(
     """By hand from the curves; a CycleGAN's own stage does not count, nor a seed that scratch has not."""
     convergence = tag_scripts[0]
     assert set(curves[curves["arm"] == "physics"]["seed"]) == {0}
-    reached = convergence.convergence(curves)
-    assert [(r.arm, r.finetuning_updates, r.all_updates) for r in reached] == [
+    found = convergence.convergence(curves)
+    at_best = [r for r in found if r.level == 1]
+    assert [(r.arm, r.finetuning_updates, r.all_updates) for r in at_best] == [
         ("scratch", 150, 150),
         ("cine", 100, 200),
         ("physics", 0, 100),
         ("cyclegan", None, None),
     ]
-    assert {r.scratch_best for r in reached} == {0.8}
-    assert [r.best for r in reached] == [0.8, 0.8, 0.9, 0.75]
-    assert [line.split(" | ")[-1] for line in convergence.table_of(reached)[2:]] == [
-        "1.0 |",
-        "1.5 |",
-        "none needed |",
-        "– |",
+    assert [(r.finetuning_updates, r.all_updates) for r in found if r.level == 0.95] == [
+        (150, 150), (50, 150), (0, 100), (None, None)
+    ]  # fmt: skip
+    assert {r.scratch_best for r in found} == {0.8}
+    assert [r.best for r in at_best] == [0.8, 0.8, 0.9, 0.75]
+    assert [line.split(" | ")[2:] for line in convergence.table_of(found)[2:]] == [
+        ["150 (150); 1.0 times", "150 (150); 1.0 times", "150 (150); 1.0 times |"],
+        ["50 (150); 3.0 times", "100 (200); 1.5 times", "100 (200); 1.5 times |"],
+        ["0 (100); none needed", "0 (100); none needed", "0 (100); none needed |"],
+        ["never (never); –", "never (never); –", "never (never); – |"],
     ]
-    convergence.write(reached, tmp_path / "convergence.csv")
+    convergence.write(found, tmp_path / "convergence.csv")
     kept = (tmp_path / "convergence.csv").read_text(encoding="utf-8").splitlines()
-    assert kept[0] == "arm,seed,scratch_best,best,finetuning_updates,all_updates"
-    assert kept[-1] == "cyclegan,0,0.8,0.75,never,never"
+    assert kept[0] == "arm,seed,level,scratch_best,best,finetuning_updates,all_updates"
+    assert kept[-1] == "cyclegan,0,1,0.8,0.75,never,never"
 
 
 def test_convergence_refuses_a_study_without_the_arms_or_without_target_scans_that_validate(

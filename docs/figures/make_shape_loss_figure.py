@@ -15,8 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from PIL import Image
-
-from crossbeat.losses.rings import SIDE, Toy, compare_on_rings
+from rings import SIDE, Toy, compare_on_rings
 
 COLOURS = {"shape-aware": "#e4572e", "cross-entropy": "#1f8aa8", "1 - Dice": "#8a6fb0"}
 LONGEST = 0.75

@@ -2,10 +2,11 @@
 
 Draws hearts that no study has seen, one of each group and source scanner, and scans each twice in the very same slice:
 as cine, and tagged at the site of dhaene2023. Then it asks of every model of the tagged image, at five times of the
-cycle, the structural similarity (SSIM, Wang 2004, by MONAI) to the true one; and of the CycleGAN's cycle what a
-segmenter that was trained on cine loses on cine that went there and back. Run from the repository root:
-`python docs/results/likeness.py OUT [--seed 0]`, OUT being the folder of a dhaene2023 study with the cells `cyclegan`
-and `cine_no_labels` of that seed; it writes likeness.csv, .md and .png into dhaene2023 beside this file.
+cycle, the structural similarity (SSIM, Wang 2004, by MONAI) to the true one and how much of it is lines; whether the
+heart is still where it was, by a segmenter that was trained on tagged scans; and of the CycleGAN's cycle what a
+segmenter of cine loses on cine that went there and back. Run from the repository root:
+`python docs/results/likeness.py OUT [--seed 0]`, OUT being the folder of a dhaene2023 study with the cells `cyclegan`,
+`scratch` and `cine_no_labels` of that seed; it writes likeness.csv, .md and .png into dhaene2023 beside this file.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ from crossbeat.methods.tag_pretraining.cyclegan import Translator, load_translat
 from crossbeat.methods.tag_pretraining.disguises import FRAMES, Tagged
 from crossbeat.methods.tag_pretraining.settings import Settings
 from crossbeat.prepare.slices import Batch
-from crossbeat.prepare.volumes import crop
+from crossbeat.prepare.volumes import crop, stretch
 from crossbeat.report.wording import p_value, signed
-from crossbeat.segmenter import load_segmenter
+from crossbeat.segmenter import Segmenter, load_segmenter
 from crossbeat.statistics import bootstrap_interval, holm, wilcoxon
 from crossbeat.synthetic.cohort import Scan, Twins, draw_subject, scan_twins
 from crossbeat.synthetic.tagging import draw as draw_tags
@@ -55,15 +56,24 @@ HEARTS_SEED: Final = 77
 """The study's hearts are of seed 0."""
 TIMES: Final = 5
 MODELS: Final = {
-    "retaken": "tagged once more, other lines and noise: what no model can beat that is not told the lines",
+    "retaken": "truly tagged once more: other lines, other noise",
     "told": "physics that is told the true lines and the true motion",
     "cyclegan": "CycleGAN",
     "physics": "physics, as training draws it",
     "paper": "physics, the paper's lines",
+    "unlined": "physics without lines: the contrast alone",
     "cine": "the cine as it is",
 }
+JUDGES: Final = {"cine_no_labels": "cine", "scratch": "tagged scans"}
+"""Arms whose segmenters are asked, and what they were trained on."""
+BAND: Final = (0.8, 1.25)
+"""Spatial frequencies that count as lines, in units of one over the true spacing."""
+LOWEST: Final = 0.02
+"""Cycles a pixel below which all is anatomy."""
 Made = dict[str, Tensor]
 """By model: crops (n, 1, y, x) in [0, 1], a frame each."""
+Line = tuple[str, int, str, str, str, float]
+"""Heart, frame, model, structure, metric and value."""
 STRUCTURES: Final = (*(s.name for s in TRAINED), "mean")
 
 
@@ -90,6 +100,7 @@ def likenesses(cine: Content, translator: Translator, settings: Mapping[str, Set
     """What each model that knows nothing of the true lines makes of the cine's crops."""
     size = cine.bank.preparation.size
     made = {"cine": cine.images, "cyclegan": crop(translator.translate(cine.bank.images), size)}
+    made["unlined"] = crop(stretch(cine.bank.images.sqrt(), cine.bank.preparation), size)
     everything = cine.bank.batch(torch.arange(len(cine.bank)))
     for name, given in settings.items():
         lines = Tagged(given.simulation, given.preparation)
@@ -137,6 +148,17 @@ def ssim(one: Tensor, other: Tensor) -> list[float]:
     return SSIMMetric(spatial_dims=2, data_range=1.0)(one, other)[:, 0].tolist()
 
 
+def line_share(images: Tensor, spacing_px: float) -> list[float]:
+    """Share of each image's energy, but for what is slower than all lines, at frequencies near the lines' own."""
+    side = images.shape[-1]
+    window = torch.hann_window(side, periodic=False)
+    spectrum = torch.fft.fft2((images[:, 0] - images.mean()) * window[:, None] * window).abs().square()
+    along = torch.fft.fftfreq(side)
+    radius = (along[:, None].square() + along.square()).sqrt()
+    near = (radius * spacing_px > BAND[0]) & (radius * spacing_px < BAND[1])
+    return (spectrum[:, near].sum(dim=1) / spectrum[:, radius > LOWEST].sum(dim=1)).tolist()
+
+
 def cycled(content: Content, translator: Translator) -> Case:
     """The cine as it comes back from the CycleGAN's cycle."""
     size = content.bank.preparation.size
@@ -146,16 +168,17 @@ def cycled(content: Content, translator: Translator) -> Case:
 
 def measure(out: Path, seed: int) -> tuple[pd.DataFrame, dict[str, Made]]:
     """A line a heart, frame and what was measured; and some pictures, a row a heart."""
-    cells = {arm: out / "cells" / arm / f"seed-{seed}" for arm in ("cyclegan", "cine_no_labels")}
+    cells = {arm: out / "cells" / arm / f"seed-{seed}" for arm in ("cyclegan", *JUDGES)}
     translator = load_translator(cells["cyclegan"] / "models" / "translator")
-    segmenter = load_segmenter(cells["cine_no_labels"] / "segmenter")
+    judges = {arm: load_segmenter(cells[arm] / "segmenter") for arm in JUDGES}
     trained = Settings.of(yaml.safe_load((cells["cyclegan"] / "settings.yaml").read_text()))
     still = {"tag_spacing_range": 0.0, "tag_angle_range_deg": 0.0, "tag_phase": "fixed", "tag_fading": False}
     settings = {
         "physics": trained,
         "paper": trained.model_copy(update={**still, "tag_noise_sd": 0.0}),
     }
-    lines, shown = [], {}
+    lines: list[Line] = []
+    shown: dict[str, Made] = {}
     for number, (name, first, again) in enumerate(hearts()):
         cine = case_of(first.cine, name, "bssfp")
         scans = {
@@ -170,49 +193,68 @@ def measure(out: Path, seed: int) -> tuple[pd.DataFrame, dict[str, Made]]:
         content, wanted = contents["cine"], contents["true"].images
         made = {model: contents[model].images for model in ("retaken", "told")}
         made |= likenesses(content, translator, settings, number)
-        for model, images in made.items():
-            for frame, value in enumerate(ssim(images, wanted)):
-                lines.append((name, frame, model, "", "ssim", value))
-        for what, case in (
-            ("cine", replace(cine, image=content.plain())),
-            ("cycled", cycled(content, translator)),
-        ):
-            row = Row(name, name, "bssfp", "-")
-            for score in score_case(row, case, segmenter.predict(case), units=(), per_slice=False):
-                if score.metric == "dice" and score.structure in STRUCTURES:
-                    lines.append((name, score.frame, what, score.structure, "dice", score.value))
+        spacing_px = first.tags.protocol.spacing_mm / translator.preparation.spacing_mm
+        for model, images in {"true": wanted, **made}.items():
+            shares = line_share(images, spacing_px)
+            lines += [(name, t, model, "", "line_share", value) for t, value in enumerate(shares)]
+            if model != "true":
+                lines += [(name, t, model, "", "ssim", value) for t, value in enumerate(ssim(images, wanted))]
+        back = cycled(content, translator).image
+        judged = {("cine_no_labels", "cine"): content.plain(), ("cine_no_labels", "cycled"): back}
+        judged |= {
+            ("scratch", model): content.on_grid(images) for model, images in {"true": wanted, **made}.items()
+        }
+        for (judge, model), image in judged.items():
+            lines += dices(name, model, content.within(image), judge, judges[judge])
         if name.endswith("a"):
             shown[name] = {"true": wanted, **made}
         print(f"{name} measured", flush=True)
     return pd.DataFrame(lines, columns=["heart", "frame", "model", "structure", "metric", "value"]), shown
 
 
+def dices(name: str, model: str, case: Case, judge: str, segmenter: Segmenter) -> list[Line]:
+    """Of each structure in each frame, and their mean."""
+    scores = score_case(Row(name, name, "-", "-"), case, segmenter.predict(case), units=(), per_slice=False)
+    return [
+        (name, s.frame or 0, model, s.structure, f"dice_{judge}", s.value)
+        for s in scores
+        if s.metric == "dice" and s.structure in STRUCTURES
+    ]
+
+
 def tables(table: pd.DataFrame) -> list[str]:
     """Means over hearts, frames first; paired differences and p by Wilcoxon, Holm over the rows of a table."""
     likeness = table[table["metric"] == "ssim"].groupby(["model", "heart"])["value"].mean().unstack("model")
+    share = (
+        table[table["metric"] == "line_share"].groupby(["model", "heart"])["value"].mean().unstack("model")
+    )
     rivals = [model for model in MODELS if model != "cyclegan"]
     p = holm([wilcoxon(likeness["cyclegan"], likeness[model], list(likeness.index)).p for model in rivals])
     corrected = dict(zip(rivals, p, strict=True))
-    lines = head(("Made of cine by", "SSIM", "CycleGAN's is higher by", "95 % interval", "Holm's p"))
-    for model, told in MODELS.items():
-        own = likeness[model]
-        cells = [f"{own.mean():.3f} ± {own.std():.3f}"]
+    lines = head(
+        ("Made of cine by", "SSIM", "CycleGAN's is higher by", "95 % interval", "Holm's p", "share of lines")
+    )
+    for model, what in MODELS.items():
+        own, cells = likeness[model], ["–"] * 3
         if model in corrected:
             more = likeness["cyclegan"] - own
             low, high = bootstrap_interval(more, list(more.index))
-            cells += [signed(more.mean()), f"{signed(low)} to {signed(high)}", p_value(corrected[model])]
-        lines.append(line_of(told, *cells, *["–"] * (4 - len(cells))))
-    dice = table[table["metric"] == "dice"].groupby(["structure", "model", "heart"])["value"].mean()
-    lines += [
-        "",
-        *head(("Dice of a segmenter of cine", "on the cine", "on cine there and back", "difference", "p")),
-    ]
-    for structure in STRUCTURES:
-        plain, back = dice[structure, "cine"], dice[structure, "cycled"]
-        p_of = wilcoxon(back, plain, list(plain.index)).p
-        told = [f"{v.mean():.3f} ± {v.std():.3f}" for v in (plain, back)]
-        lines.append(line_of(structure, *told, signed((back - plain).mean()), p_value(p_of)))
+            cells = [signed(more.mean()), f"{signed(low)} to {signed(high)}", p_value(corrected[model])]
+        lines.append(line_of(what, told_of(own), *cells, told_of(share[model])))
+    lines.append(line_of("the true tagged scan", "1", *["–"] * 3, told_of(share["true"])))
+    for judge, seen in JUDGES.items():
+        of = table[table["metric"] == f"dice_{judge}"]
+        dice = of.groupby(["model", "structure", "heart"])["value"].mean()
+        lines += ["", *head((f"Dice of a segmenter of {seen}, on", *STRUCTURES))]
+        for model in dict.fromkeys(of["model"]):
+            what = {"true": "the true tagged scan", "cycled": "the cine, there and back", **MODELS}[model]
+            lines.append(line_of(what, *(told_of(dice[model, structure]) for structure in STRUCTURES)))
     return lines
+
+
+def told_of(values: pd.Series[float]) -> str:
+    """Mean and SD over hearts."""
+    return f"{values.mean():.3f} ± {values.std():.3f}"
 
 
 def draw(shown: Mapping[str, Made], path: Path) -> None:

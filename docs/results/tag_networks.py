@@ -24,6 +24,7 @@ from crossbeat import __version__
 from crossbeat.losses.boundary import shape_loss
 from crossbeat.losses.segmentation import segmentation_loss
 from crossbeat.networks import build
+from crossbeat.networks.segresnet_vae import count_reached
 
 HERE = Path(__file__).parent
 SIZE: Final = 256  # pixels, methods.md 4.2
@@ -56,9 +57,9 @@ def measure(name: str, vae_weight: float, device: torch.device, batch: int, repe
     network = build(name, 1, 2, (SIZE, SIZE), {}).to(device)
     update = _update_of(network, vae_weight, device, batch)
     seconds = timed(update, device, repeats)
-    learning = sum(p.numel() for p in network.parameters() if p.grad is not None)
     network.eval()
     image = torch.randn(1, 1, SIZE, SIZE, device=device)
+    reached = count_reached(network, image, vae_weight=vae_weight)
 
     def infer() -> None:
         with torch.inference_mode():
@@ -67,8 +68,8 @@ def measure(name: str, vae_weight: float, device: torch.device, batch: int, repe
     return Cost(
         name,
         vae_weight,
-        sum(p.numel() for p in network.parameters()),
-        learning,
+        reached.parameters,
+        reached.reached,
         seconds,
         batch,
         seconds * IMAGES / batch,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,18 +12,10 @@ import pytest
 from crossbeat.cohort import Cohort, Row, write_cohort
 from crossbeat.errors import RunError
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "figures" / "make_propagation_figure.py"
-
 
 @pytest.fixture(scope="module")
-def figure() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_propagation_figure", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_propagation_figure"] = module
-    spec.loader.exec_module(module)
-    return module
+def figure(load_figure: Callable[[str], ModuleType]) -> ModuleType:
+    return load_figure("make_propagation_figure")
 
 
 @pytest.fixture

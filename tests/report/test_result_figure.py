@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,18 +15,10 @@ from crossbeat.data.predictions import prediction_writer
 from crossbeat.data.reading import reader
 from crossbeat.errors import RunError
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "figures" / "make_result_figure.py"
-
 
 @pytest.fixture(scope="module")
-def figure() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_result_figure", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_result_figure"] = module
-    spec.loader.exec_module(module)
-    return module
+def figure(load_figure: Callable[[str], ModuleType]) -> ModuleType:
+    return load_figure("make_result_figure")
 
 
 @pytest.fixture

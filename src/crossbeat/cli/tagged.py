@@ -66,6 +66,7 @@ class TagLine:
     across_deg: str
     phase_deg: str
     flip_deg: float
+    train: str
     contrast: str
     quantile: float | None
     t1_ms: float | None
@@ -73,6 +74,9 @@ class TagLine:
     imaging_flip_deg: float | None
     tr_ms: float | None
     noise_sd: float
+    resolved: float
+    standardised: bool
+    seed: int
     motion: str
 
 
@@ -288,6 +292,7 @@ def _line(row: Row, subject: _Subject, task: Task) -> TagLine:
         across_deg=across,
         phase_deg=phase,
         flip_deg=float(tags.flip_deg),
+        train="-".join(map(str, s.train)),
         contrast=s.contrast,
         quantile=float(tags.quantile) if s.contrast == "power0.4_myo" else None,
         t1_ms=float(tags.t1_ms) if fading else None,
@@ -295,12 +300,15 @@ def _line(row: Row, subject: _Subject, task: Task) -> TagLine:
         imaging_flip_deg=float(tags.imaging_flip_deg) if fading else None,
         tr_ms=tr_ms if fading else None,
         noise_sd=float(tags.noise_sd),
+        resolved=s.resolved,
+        standardised=s.standardised,
+        seed=task.seed,
         motion="" if task.motion is None else str(task.motion),
     )
 
 
 def _joined(values: torch.Tensor) -> str:
-    return ";".join(f"{v:.1f}" for v in values.tolist())
+    return ";".join(f"{v:.4f}" for v in values.tolist())
 
 
 def _further(row: Row, line: TagLine) -> dict[str, str]:

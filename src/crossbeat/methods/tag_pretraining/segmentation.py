@@ -20,6 +20,7 @@ from crossbeat.losses.segmentation import segmentation_loss
 from crossbeat.methods.tag_pretraining.settings import Part, Settings
 from crossbeat.methods.validation import SLICES_AT_ONCE, mean_dice, volume_dice
 from crossbeat.networks import lay_out
+from crossbeat.networks.segresnet_vae import LATENTS
 from crossbeat.prepare.augment import apply, draw
 from crossbeat.prepare.slices import Batch, SliceBank, batch_generator, global_batch
 from crossbeat.prepare.volumes import crop
@@ -28,7 +29,6 @@ from crossbeat.training import Run, Stage, constant, one_cycle, plateau
 STAGES: Final[Mapping[Part, str]] = {"cine": "cine", "tags": "tags", "target": "finetuning"}
 """Names of the stages, as their folders are called."""
 
-LATENT: Final = 256  # numbers of an image's sample; methods.md 4.1
 VAE_NOISE: Final = 12
 """Purpose of the random numbers of the VAE's sample (`prepare.slices.batch_generator`)."""
 
@@ -158,7 +158,7 @@ class Segmentation(Stage):
     def _vae_noise(self, step: int) -> Float[Tensor, "n d"]:
         """This device's share of the global batch's, by seed and step alone."""
         generator = batch_generator(self.run.seed, step, VAE_NOISE)
-        return self.share(torch.randn(self.settings.batch_size, LATENT, generator=generator))
+        return self.share(torch.randn(self.settings.batch_size, LATENTS, generator=generator))
 
     def _bank_loss(self, bank: SliceBank) -> float:
         """Mean loss over a bank's slices as they are."""
