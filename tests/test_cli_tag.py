@@ -139,9 +139,17 @@ def test_the_scans_that_there_were_can_be_listed_beside_the_new_ones(data: Path,
     ]
     np.testing.assert_array_equal(cohort.read(cohort.row("anna")).image, GREY[heart()])
     assert [row.scan for row in cohort.where(simulated_from="").where(sequence="bssfp")] == ["anna", "bert"]
-    with pytest.raises(CohortError, match="has a scan 'anna_tagged' already; leave --with-originals away"):
+    with pytest.raises(
+        CohortError, match="has a scan 'anna_tagged' already; give another --suffix, leave --wit"
+    ):
         tag(out / "cohort.csv", tmp_path / "more", with_originals=True)
     assert not (tmp_path / "more").exists()
+    tag(out / "cohort.csv", tmp_path / "more", with_originals=True, fade=True, suffix="fading")
+    more = cohort_of(tmp_path / "more")
+    assert [row.scan for row in more.where(tag_set="fading")] == ["anna_fading", "bert_fading"]
+    assert [row.scan for row in more.where(tag_set="tagged")] == ["anna_tagged", "bert_tagged"]
+    with pytest.raises(SettingsError, match="--suffix a/b: becomes part of a file's name"):
+        tag(data / "cohort.csv", tmp_path / "bad", suffix="a/b")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import typer
 
 from crossbeat.case import Case
 from crossbeat.cli import app, method_command
-from crossbeat.cohort import Cohort, Row
+from crossbeat.cohort import COLUMNS, Cohort, Row
 from crossbeat.methods import METHODS
 from crossbeat.networks import SEGMENTERS
 from crossbeat.study.demo import demo_study
@@ -82,6 +82,9 @@ def suited(study: Study, hearts: Callable[..., Cohort]) -> Cohort:
         made = []
         for kind in kinds:
             columns: dict[str, Any] = {"sequence": "bssfp", **dict(kind)}
+            own = {column: value for column, value in columns.items() if column not in COLUMNS}
+            columns = {column: value for column, value in columns.items() if column in COLUMNS}
+            columns["further"] = own
             scan = "_".join([subject, *dict(kind).values()])
             made.append(
                 Row(subject, scan, image="-", split=part, labels="-", ed_frame=0, es_frame=1, **columns)
@@ -129,14 +132,14 @@ def test_scans_that_were_tagged_by_formula_are_never_the_target(
         assert cell.settings.source == {"sequence": ["bssfp"], "centre": ["phantom"]} or cell.arm == UPPER
 
 
-def test_lines_that_fade_and_lines_that_move_are_drawn_from_the_same_ranges() -> None:
-    """The command in the head of moving_tags against the settings of its arm `fading`."""
+def test_lines_that_stand_fade_and_move_are_made_as_training_draws_them() -> None:
+    """The commands in the head of moving_tags: the first against the simulator, the others by what they add."""
     path = ROOT / "studies" / "moving_tags.yaml"
     head = " ".join(line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines())
-    words = shlex.split(head[head.index("crossbeat tag ") : head.index("On real scans")])
+    first, *others = head[head.index("crossbeat tag ") : head.index("On real scans")].split(" … the same of ")
     command = typer.main.get_command(method_command(METHODS["tag_pretraining"], "tag"))
-    given = command.make_context("tag", words[2:]).params
-    fading = Study.load(path).recipe("fading").model_dump()
+    given = command.make_context("tag", shlex.split(first)[2:]).params
+    drawn = Study.load(ROOT / "studies" / "dhaene2023.yaml").recipe("physics").model_dump()
     pairs = {
         "spacing_mm": "tag_spacing_mm",
         "vary": "tag_spacing_range",
@@ -145,12 +148,19 @@ def test_lines_that_fade_and_lines_that_move_are_drawn_from_the_same_ranges() ->
         "flip_deg": "tag_flip_deg",
         "contrast": "tag_contrast",
         "noise_sd": "tag_noise_sd",
-        "fade": "tag_fading",
         "standardise": "tag_standardised",
     }
-    assert {option: given[option] for option in pairs} == {o: fading[s] for o, s in pairs.items()}
+    assert {option: given[option] for option in pairs} == {o: drawn[s] for o, s in pairs.items()}
     assert given["with_originals"]
-    assert given["where"] == "sequence=bssfp,centre=phantom"
+    assert (given["where"], given["fade"]) == ("sequence=bssfp,centre=phantom", False)
+    added = [shlex.split(other.partition(" with ")[2]) for other in others]
+    assert [words[:-4] for words in added] == [["--fade"], ["--fade", "--fields", "hearts/phantom"]]
+    made = [given["suffix"], *(words[words.index("--suffix") + 1] for words in added)]
+    study = Study.load(path)
+    assert [study.recipe(name).model_dump()["simulated"]["tag_set"] for name in made] == [
+        [name] for name in made
+    ]
+    assert made == ["standing", "fading", "moving"]
 
 
 @pytest.mark.slow

@@ -52,6 +52,9 @@ Originals = Annotated[
         "--with-originals", help="list the scans of COHORT.CSV in the new one too, to train on both"
     ),
 ]
+Suffix = Annotated[
+    str, typer.Option(help="after a scan's name, and in the column tag_set: several sets can be told apart")
+]
 
 
 def tag(
@@ -71,6 +74,7 @@ def tag(
     standardise: Standardise = False,
     where: Where = "",
     with_originals: Originals = False,
+    suffix: Suffix = "tagged",
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -83,6 +87,8 @@ def tag(
     from crossbeat.cli.tagged import Task, open_folder, pick, tag_cohort, write_results
     from crossbeat.synthetic.tagging import Fading, Simulation
 
+    if not suffix.replace("_", "").isalnum():
+        raise SettingsError(f"--suffix {suffix}: becomes part of a file's name; letters, digits and _ alone")
     spacing = _spacing(spacing_mm, spacing_px)
     simulation = Simulation(
         spacing=(spacing * (1 - vary), spacing * (1 + vary)),
@@ -97,7 +103,7 @@ def tag(
     )
     everyone = cohort_at(cohort_csv)
     cohort, beside = pick(everyone, where), everyone.rows if with_originals else ()
-    task = Task(simulation, "mm" if spacing_px is None else "px", fields, seed, out)
+    task = Task(simulation, "mm" if spacing_px is None else "px", fields, seed, out, suffix)
     open_folder(cohort, task, overwrite, beside)
     with console.bar("tagging", len(cohort)) as step:
         scans, failures = tag_cohort(cohort, task, progress=step)

@@ -1,6 +1,6 @@
 """A cohort of cines and how to tag them → a folder of tagged scans, what was drawn for each, and a picture of some.
 
-The folder has `images/<scan>_tagged.nii.gz`, `cohort.csv` with the labels that there were, `tags.csv` (a line a scan)
+The folder has `images/<scan>_<suffix>.nii.gz`, `cohort.csv` with the labels that there were, `tags.csv` (a line a scan)
 and `examples.png`.
 """
 
@@ -51,6 +51,8 @@ class Task:
     """Folder with a displacement a scan, as `propagate --fields` and `phantom --fields` write it."""
     seed: int
     out: Path
+    suffix: str = "tagged"
+    """After a scan's name, and in the cohort's column `tag_set`."""
 
 
 @dataclass(frozen=True)
@@ -118,20 +120,21 @@ def open_folder(cohort: Cohort, task: Task, overwrite: bool, beside: Sequence[Ro
 
     Scans `beside` that are called as those to be made raise `CohortError`.
     """
-    twice = {row.scan for row in beside} & {new_name(row.scan) for row in cohort}
+    twice = {row.scan for row in beside} & {new_name(row.scan, task) for row in cohort}
     if twice:
         raise CohortError(
-            f"{cohort.name}: has a scan {min(twice)!r} already; leave --with-originals away, or see --where"
+            f"{cohort.name}: has a scan {min(twice)!r} already; give another --suffix, leave --with-originals away, or "
+            "see --where"
         )
     work = folders.Work("tagging", "tagged scans", TABLE, PICTURE, _files_of)
-    names = [new_name(row.scan) for row in cohort]
+    names = [new_name(row.scan, task) for row in cohort]
     given = [] if task.motion is None else [_field_of(row.scan, task.motion) for row in cohort]
     folders.open_folder(task.out, cohort, names, work, overwrite=overwrite, given=given)
 
 
-def new_name(scan: str) -> str:
+def new_name(scan: str, task: Task) -> str:
     """What a scan is called once it is tagged."""
-    return f"{scan}_tagged"
+    return f"{scan}_{task.suffix}"
 
 
 def tag_cohort(
@@ -142,7 +145,7 @@ def tag_cohort(
         cohort,
         task.out,
         lambda row, before: _tag_scan(row, cohort, task, pictured=before < MOST_EXAMPLES),
-        lambda row: _files_of(new_name(row.scan), task.out),
+        lambda row: _files_of(new_name(row.scan, task), task.out),
         progress,
     )
 
@@ -183,7 +186,7 @@ class _Subject:
 
 
 def _tag_scan(row: Row, cohort: Cohort, task: Task, *, pictured: bool) -> TaggedScan:
-    name = new_name(row.scan)
+    name = new_name(row.scan, task)
     [image] = _files_of(name, task.out)
     place(image.resolve(), task.out.resolve())  # refuses a name that cannot stand in a cohort.csv
     case = cohort.read(row)
@@ -200,8 +203,12 @@ def _tag_scan(row: Row, cohort: Cohort, task: Task, *, pictured: bool) -> Tagged
         image, grey, case.affine, frame_interval_ms=interval, description="crossbeat: simulated tags"
     )
     line = _line(row, subject, task)
-    new = replace(row, scan=name, sequence="tagged", image=str(image.resolve()), further=_further(row, line))
-    return TaggedScan(new, line, interval is not None, _look(case, tagged, name, laid) if pictured else None)
+    new = replace(
+        row, scan=name, sequence="tagged", image=str(image.resolve()), further=_further(row, line, task)
+    )
+    return TaggedScan(
+        new, line, interval is not None, _look(case, tagged, row.scan, laid) if pictured else None
+    )
 
 
 def _check(case: Case, task: Task) -> None:
@@ -283,7 +290,7 @@ def _line(row: Row, subject: _Subject, task: Task) -> TagLine:
     tr_ms = subject.tr_ms if subject.tr_ms is not None or fading is None else fading.tr_ms
     across, phase = (_joined(part[0]) for part in (tags.across_deg, tags.phase_rad.rad2deg()))
     return TagLine(
-        scan=new_name(row.scan),
+        scan=new_name(row.scan, task),
         simulated_from=row.scan,
         frames=subject.case.frames,
         laid_in_frame=subject.laid,
@@ -311,9 +318,9 @@ def _joined(values: torch.Tensor) -> str:
     return ";".join(f"{v:.4f}" for v in values.tolist())
 
 
-def _further(row: Row, line: TagLine) -> dict[str, str]:
+def _further(row: Row, line: TagLine, task: Task) -> dict[str, str]:
     said = f"{line.spacing:.2f} {line.unit}"
-    return {**row.further, "simulated_from": row.scan, "tag_spacing": said}
+    return {**row.further, "simulated_from": row.scan, "tag_spacing": said, "tag_set": task.suffix}
 
 
 def _seed(seed: int, scan: str) -> int:
@@ -360,11 +367,5 @@ def _show(axes: Axes, look: Look, k: int, *, after: bool) -> None:
     axes.imshow(
         images[k], cmap="gray", vmin=0, vmax=float(np.percentile(images, 99.5)), interpolation="nearest"
     )
-    title = (
-        f"frame {look.frames[k]}, tagged"
-        if after
-        else f"{look.name.removesuffix('_tagged')}, cine"
-        if k == 0
-        else "cine"
-    )
+    title = f"frame {look.frames[k]}, tagged" if after else f"{look.name}, cine" if k == 0 else "cine"
     axes.set_title(title, fontsize=8)
