@@ -15,7 +15,7 @@ from study_tables import METRICS, STRUCTURES, compare, head, line_of, table_of, 
 
 from crossbeat.study.evidence import TARGET, read_evidence
 from crossbeat.study.league import league
-from crossbeat.study.plan import LOWER, UPPER
+from crossbeat.study.plan import LOWER, UPPER, Study
 
 HERE: Final = Path(__file__).with_name("rain_adaconv")
 PAIRS: Final = {
@@ -37,6 +37,8 @@ PAIRS: Final = {
     ("rain_1_dru_net", "setting_0_dru_net"): "RAIN that learnt T2, on DRU-net",
     ("adaconv_1_dru_net", "setting_0_dru_net"): "AdaConv that learnt T2, on DRU-net",
     ("rain_2", "random_contrast"): "RAIN in place of random contrast",
+    ("rain_2", "rain_2_n1"): "RAIN's search, as many updates on fewer contents",
+    ("rain_2_n1", "adaconv_2"): "RAIN in place of AdaConv, as many contents",
     ("setting_0_random_contrast", "setting_0"): "random contrast alone",
     ("rain_2_random_contrast", "setting_0_random_contrast"): "RAIN, on random contrast",
     ("rain_2_random_contrast", "random_contrast"): "RAIN on random contrast, as many slices an update",
@@ -111,10 +113,20 @@ def _told(found: pd.DataFrame, arm: str, structure: str, digits: int) -> str:
     return f"{found.loc[arm, structure]:.{digits}f}" if arm in found.index else "–"
 
 
-def seconds_of(cells: pd.DataFrame, arms: Sequence[str]) -> list[str]:
-    """How long a training took on the mean; what was shared is counted in the arm that learnt it."""
+def costs_of(cells: pd.DataFrame, arms: Sequence[str], study: Study) -> list[str]:
+    """How long a training took on the mean, and how many source slices its segmenter drew.
+
+    What was shared is counted in the arm that learnt it. Arms that search use each batch N times, so that as many
+    updates see fewer slices.
+    """
     seconds = cells.groupby("arm", sort=False)["wall_seconds"].mean()
-    return [*head(("Arm", "Seconds")), *(line_of(f"`{arm}`", f"{seconds[arm]:.0f}") for arm in arms)]
+    lines = head(("Arm", "Seconds", "Slices drawn"))
+    for arm in arms:
+        recipe = study.recipe(arm)
+        given, uses = recipe.model_dump(), getattr(recipe, "uses", 1)
+        drawn = recipe.segmenter_updates * given["batch_size"] // uses
+        lines.append(line_of(f"`{arm}`", f"{seconds[arm]:.0f}", f"{drawn}"))
+    return lines
 
 
 def main() -> None:
@@ -129,7 +141,7 @@ def main() -> None:
         pairs.to_csv(HERE / "pairs.csv", index=False, float_format="%.6g", lineterminator="\n")
         parts += [table_of(table, arms, metric, unit) for metric, unit in METRICS]
         parts += [table_of_pairs(pairs)]
-    parts += [seconds_of(evidence.cells, arms)]
+    parts += [costs_of(evidence.cells, arms, evidence.study)]
     print("\n\n".join("\n".join(lines) for lines in parts))
 
 
