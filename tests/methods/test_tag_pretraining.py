@@ -173,6 +173,11 @@ def test_an_odd_update_is_cine_s_and_a_share_must_be_whole_rounds() -> None:
             "pretraining_steps 1 leaves tags no update; take 2",
         ),
         ({"cyclegan_image_size": 1000}, "a crop's side must be a multiple of 4, from 32 to the field's"),
+        ({"translator": "a/b", "strategy": "physics"}, "translator is for strategy cyclegan, not physics"),
+        (
+            {"translate_from": {"centre": "A"}, "strategy": "cine"},
+            "translate_from is for strategy cyclegan, not cine",
+        ),
         ({"structures": ["MYO", "MYO"]}, "each once"),
     ],
 )
@@ -269,6 +274,12 @@ def test_without_chance_every_step_has_the_same_lines(cohort: Cohort) -> None:
     lines = tag(batch.image[:, 0], draw(Simulation(spacing=(9.0, 9.0)), 2, torch.Generator()), fixed.simulation,
                 pixel=(3.0, 3.0))  # fmt: skip
     torch.testing.assert_close(first, stretch(lines[:, None], fixed.preparation))
+
+
+def test_a_spacing_in_pixels_is_taken_where_none_is_said_in_mm() -> None:
+    assert Settings.of({"tag_spacing_px": 6, "tag_spacing_range": 0}).simulation.spacing == (7.5, 7.5)
+    both = Settings.of({"tag_spacing_px": 6, "tag_spacing_mm": 8.0, "tag_spacing_range": 0})
+    assert both.simulation.spacing == (8.0, 8.0)
 
 
 def test_structures_that_are_not_learnt_become_background() -> None:

@@ -217,6 +217,12 @@ def _cine(cohort: Cohort, domains: Domains, settings: Settings, run: Run) -> Coh
                 "train, or take translate_from out"
             )
         _refuse_tested(found, cohort, "show cine to the CycleGAN", settings)
+        both = sorted(set(found.subjects) & set(domains.source.subjects))
+        if both:
+            run.note(
+                f"{cohort.name}: {len(both)} subjects of translate_from are also labelled source, {both[0]!r} first; "
+                "the paper keeps the two apart"
+            )
     else:
         target = {row.scan for row in cohort.where(**settings.target)} if settings.target else set()
         kind = trains.where(**settings.source) if settings.source else trains

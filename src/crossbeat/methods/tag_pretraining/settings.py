@@ -210,6 +210,13 @@ class Settings(Recipe):
         0.995, ge=0, lt=1, description="of the averaged weights, a step; 0 switches them off, as in the paper"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_pixels_where_they_are_said(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "tag_spacing_px" in given and "tag_spacing_mm" not in given:
+            return {**given, "tag_spacing_mm": None}
+        return given
+
     @property
     def parts(self) -> dict[Part, int]:
         """Updates of the segmenter on each part, in order; parts without any are left out (methods.md 4.2)."""
@@ -314,5 +321,8 @@ class Settings(Recipe):
             raise SettingsError(
                 f"simulated scans are tagged by formula, and the strategy is {self.strategy}; say strategy: physics"
             )
+        if self.strategy not in (None, "cyclegan") and (self.translator or self.translate_from):
+            name = "translator" if self.translator else "translate_from"
+            raise SettingsError(f"{name} is for strategy cyclegan, not {self.strategy}; leave it out")
         if len(set(self.structures)) < len(self.structures):
             raise SettingsError(f"structures {', '.join(self.structures)}: each once")
