@@ -417,6 +417,28 @@ def test_a_stylizer_says_how_its_slices_come_out(
 
 
 @pytest.mark.slow
+def test_what_is_stylised_still_shows_the_heart(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From random weights, or with filters that explode, it is a plaid, or white all over."""
+    learns = {
+        "encoder": "cmr", "encoder_gate": False, "encoder_steps": 160, "encoder_batch": 4,
+        "encoder_learning_rate": 5e-4, "stylizer_steps": 40, "stylizer_batch": 4, "auxiliary_steps_per_round": 40,
+    }  # fmt: skip
+    material = material_of(cohort, tmp_path / "read", encoder="cmr")
+    encoder = find_encoder(material, cohort, settings_of(**learns), quiet_run(tmp_path / "learnt"))
+    found = {}
+    for start in ("encoder", "random"):
+        settings = settings_of(**learns, decoder_start=start)
+        learn_stylizer(material, encoder, settings, quiet_run(tmp_path / start))
+        told = re.search(r"edge correlation (-?\d\.\d\d)", " ".join(capsys.readouterr().err.split()))
+        assert told
+        found[start] = float(told[1])
+    assert found["encoder"] > 0.4
+    assert found["encoder"] > found["random"] + 0.2
+
+
+@pytest.mark.slow
 def test_the_encoder_of_another_run_serves_and_is_not_learnt_again(
     cohort: Cohort, tmp_path: Path, encoder: Encoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
