@@ -187,7 +187,7 @@ def test_it_trains_in_bfloat16_and_keeps_images_and_losses_in_full(tmp_path: Pat
 def test_it_learns_what_tells_the_domains_apart_and_leaves_the_rest(tmp_path: Path) -> None:
     source, target = domains()
     run = quiet_run(tmp_path, log_every=20)
-    settings = settings_of(steps=80, steps_per_round=20, batch=4, width=8, learning_rate=2e-3, replay=50)
+    settings = settings_of(steps=120, steps_per_round=20, batch=4, width=8, learning_rate=2e-3, replay=50)
     translator = learn_translator(source, target, settings, run)
     images = crop(discs(6, 7), SIDE)  # not seen in training
     made = translator.translate(images)

@@ -90,7 +90,7 @@ def each_scan(
             ours = isinstance(error, CrossbeatError)
             failures.append(str(error) if ours else f"scan {row.scan!r}: {type(error).__name__}: {error}")
         progress(row)
-    if not made:
+    if not made and out.is_dir():
         _remove_empty(out)
     return made, failures
 

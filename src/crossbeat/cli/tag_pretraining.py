@@ -84,11 +84,9 @@ def tag(
     with what was drawn for each scan, and a picture of some. Exit 1 if a scan could not be tagged.
     """
     from crossbeat import console
-    from crossbeat.cli.tagged import Task, open_folder, pick, tag_cohort, write_results
+    from crossbeat.cli.tagged import Task, open_folder, pick, remarks, tag_cohort, write_results
     from crossbeat.synthetic.tagging import Fading, Simulation
 
-    if not suffix.replace("_", "").isalnum():
-        raise SettingsError(f"--suffix {suffix}: becomes part of a file's name; letters, digits and _ alone")
     spacing = _spacing(spacing_mm, spacing_px)
     simulation = Simulation(
         spacing=(spacing * (1 - vary), spacing * (1 + vary)),
@@ -109,12 +107,8 @@ def tag(
         scans, failures = tag_cohort(cohort, task, progress=step)
     for failure in failures:
         console.complain(failure)
-    untimed = sum(not scan.timed for scan in scans)
-    if simulation.fading and untimed:
-        console.warn(
-            f"scans that do not say how far apart their frames are: {untimed}; their lines fade as over frames "
-            f"{simulation.fading.tr_ms:g} ms apart; set frame_interval_ms, where ED and ES alone are there too"
-        )
+    for remark in remarks(scans, task):
+        console.warn(remark)
     if scans:
         picture = write_results(scans, cohort, task, beside)
         console.say(f"{len(scans)} of {len(cohort)} scans tagged: {out / 'images'}\nlook at some: {picture}")

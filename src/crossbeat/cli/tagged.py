@@ -54,6 +54,12 @@ class Task:
     suffix: str = "tagged"
     """After a scan's name, and in the cohort's column `tag_set`."""
 
+    def __post_init__(self) -> None:
+        if not self.suffix.replace("_", "").isalnum():
+            raise SettingsError(
+                f"--suffix {self.suffix}: becomes part of a file's name; letters, digits and _ alone"
+            )
+
 
 @dataclass(frozen=True)
 class TagLine:
@@ -148,6 +154,17 @@ def tag_cohort(
         lambda row: _files_of(new_name(row.scan, task), task.out),
         progress,
     )
+
+
+def remarks(scans: Sequence[TaggedScan], task: Task) -> list[str]:
+    """What there is to know of the scans that were tagged."""
+    fading, untimed = task.simulation.fading, sum(not scan.timed for scan in scans)
+    if fading is None or not untimed:
+        return []
+    return [
+        f"scans that do not say how far apart their frames are: {untimed}; their lines fade as over frames "
+        f"{fading.tr_ms:g} ms apart; set frame_interval_ms, where ED and ES alone are there too"
+    ]
 
 
 def write_results(
