@@ -38,7 +38,6 @@ from crossbeat.methods.stylization.restyling import Content, prepare
 from crossbeat.methods.tag_pretraining.cyclegan import Translator, load_translator
 from crossbeat.methods.tag_pretraining.disguises import FRAMES, Tagged
 from crossbeat.methods.tag_pretraining.settings import Settings
-from crossbeat.prepare.slices import Batch
 from crossbeat.prepare.volumes import crop, stretch
 from crossbeat.report.wording import p_value, signed
 from crossbeat.segmenter import Segmenter, load_segmenter
@@ -104,8 +103,7 @@ def likenesses(cine: Content, translator: Translator, settings: Mapping[str, Set
     everything = cine.bank.batch(torch.arange(len(cine.bank)))
     for name, given in settings.items():
         lines = Tagged(given.simulation, given.preparation)
-        found = [tagged_at(lines, everything, frame, number) for frame in range(TIMES)]
-        made[name] = crop(torch.cat(found), size)
+        made[name] = crop(lines(everything, TIMES, torch.arange(TIMES), seed=HEARTS_SEED, step=number), size)
     return made
 
 
@@ -135,12 +133,6 @@ def told(twins: Twins, given: Settings) -> NDArray[np.float32]:
         noise=torch.randn((TIMES, 2, *image.shape[1:]), generator=generator),
     )
     return np.asarray(found.numpy()[:, None], np.float32)
-
-
-def tagged_at(lines: Tagged, batch: Batch, frame: int, number: int) -> Tensor:
-    """One frame by formula, the lines drawn as for a training slice; time after them is drawn too, as in training."""
-    one = Batch(*(part[frame : frame + 1] for part in (batch.image, batch.labels, batch.drawn)))
-    return lines(one, 1, torch.tensor([0]), seed=HEARTS_SEED, step=number)
 
 
 def ssim(one: Tensor, other: Tensor) -> list[float]:

@@ -159,7 +159,7 @@ def test_contents_have_labels_and_styles_have_none(cohort: Cohort, tmp_path: Pat
     assert not found.styles.drawn.any()
     assert found.taught is found.styles
     assert found.partners is None
-    assert len(found.every_slice()) == 9 + 6
+    assert len(found.every_slice()) == 9 + 6 + 3  # and T2, that nobody is styled as
     for bank in (found.content, found.styles):
         assert (float(bank.images.min()), float(bank.images.max())) == (0.0, 1.0)
 
@@ -318,7 +318,7 @@ def test_domains_are_sequences_and_vendors(cohort: Cohort, tmp_path: Path) -> No
     rows = tuple(replace(row, vendor="b") if row.scan == "s1_bssfp" else row for row in cohort)
     other = replace(cohort, rows=rows)
     bank = material_of(other, tmp_path).every_slice()
-    assert kinds_of(bank, other).tolist() == [0] * 3 + [1] * 3 + [0] * 3 + [2] * 6
+    assert kinds_of(bank, other).tolist() == [0] * 3 + [1] * 3 + [0] * 3 + [2] * 6 + [3] * 3
 
 
 def test_psnr_by_arithmetic() -> None:
@@ -401,8 +401,11 @@ def test_an_encoder_learns_from_all_that_may_be_seen_whatever_shows_the_styles(
         ).every_slice().table}
         for i, changes in enumerate(({}, {"pretrain_style": {"sequence": "t2"}}, {"style_scans": "slice"}))
     ]  # fmt: skip
+    few = seen.pop()
+    assert len(few & {"s0_lge", "s1_lge"}) == 1, "one shot is one also for the encoder"
     everyone = {"s0_bssfp", "s1_bssfp", "s2_bssfp", "s0_lge", "s1_lge", "s2_t2", "s1_t2"}
-    assert seen == [everyone] * 3
+    assert seen == [everyone] * 2
+    assert few | {"s0_lge", "s1_lge"} == everyone
 
 
 def test_a_stylizer_says_how_its_slices_come_out(
@@ -496,7 +499,9 @@ def test_an_encoder_that_is_not_there_is_refused_before_anything_is_read(tmp_pat
     ):
         train(unread, settings_of(encoder="cmrr"), quiet_run(tmp_path / "run"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RunError, match=r"encoder.json is missing; is this the encoder under models"):
+    with pytest.raises(
+        RunError, match=r"encoder.json is missing; is this the folder with the encoder in models"
+    ):
         load_encoder(tmp_path / "empty")
 
 

@@ -167,7 +167,6 @@ def test_an_odd_update_is_cine_s_and_a_share_must_be_whole_rounds() -> None:
         ({"vae_weight": 0.1}, "network 'dilated_resunet' has no VAE"),
         ({"simulated": {"source": "x"}, "strategy": "cine"}, "simulated scans are tagged by formula"),
         ({"tag_spacing_mm": 5.0, "strategy": "physics"}, "lines closer than two pixels"),
-        ({"tag_spacing_mm": 5.0, "strategy": None}, "lines closer than two pixels"),
         (
             {"pretraining_steps": 1, "target_labels": "train"},
             "pretraining_steps 1 leaves tags no update; take 2",
@@ -238,6 +237,16 @@ def test_source_scans_validate_as_they_look_in_each_stage(cohort: Cohort, tmp_pa
     assert (plain - tagged).abs().mean() > 0.05
     assert torch.equal(tagged, again["tags"]["source"].images)
     assert torch.equal(plain, build_bank(both.where(subject="s6"), settings_of().preparation).images)
+
+
+def test_lines_too_close_are_refused_before_anything_is_learnt_where_the_target_decides(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match="lines closer than two pixels"):
+        material_of(cohort, tmp_path, strategy=None, tag_spacing_mm=5.0)
+    rows = tuple(replace(r, sequence="lge") if r.sequence == "tagged" else r for r in cohort)
+    other = Cohort(rows, lambda r: heart(replace(r, sequence="bssfp")), "hearts")
+    material_of(other, tmp_path / "lge", strategy=None, tag_spacing_mm=5.0, target={"sequence": "lge"})
 
 
 def test_a_plateau_that_nobody_can_see_is_told(

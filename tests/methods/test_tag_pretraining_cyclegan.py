@@ -266,7 +266,7 @@ def test_a_translator_is_left_in_the_run_and_comes_back_from_disk(tmp_path: Path
     assert (back.preparation.scale, back.provenance) == ("symmetric", {"cine": ["s1"]})
     (tmp_path / "models" / "translator" / "weights.safetensors").unlink()
     with pytest.raises(
-        RunError, match=r"weights.safetensors is missing; is this the translator under models"
+        RunError, match=r"weights.safetensors is missing; is this the folder with the translator in models"
     ):
         load_translator(tmp_path / "models" / "translator")
 

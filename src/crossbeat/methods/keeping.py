@@ -46,8 +46,8 @@ def fetch(folder: Path, name: str, make: Callable[[dict[str, Any], dict[str, Ten
         return make(described, load_file(folder / "weights.safetensors"))
     except FileNotFoundError as error:
         raise RunError(
-            f"{folder}: {Path(error.filename or 'weights.safetensors').name} is missing; is this the {name} "
-            "under models of a finished run?"
+            f"{folder}: {Path(error.filename or 'weights.safetensors').name} is missing; is this the folder "
+            f"with the {name} in models of a finished run?"
         ) from None
     except (
         KeyError, TypeError, ValidationError, SettingsError, json.JSONDecodeError, SafetensorError, RuntimeError,

@@ -182,8 +182,13 @@ def learn_stylizer(material: Material, encoder: Encoder, settings: Settings, run
     assert material.taught is not None
     seed_torch(run.seed, "stylizer network")
     network = settings.build_stylizer()
-    if isinstance(network, Rain) and settings.decoder_start == "encoder" and encoder.decoder is not None:
-        network.decoder.load_state_dict(encoder.decoder.state_dict())
+    if isinstance(network, Rain) and settings.decoder_start == "encoder":
+        if encoder.decoder is None:
+            run.note(
+                f"stylizer rain: encoder {encoder.source} has no decoder, so RAIN's begins with random weights"
+            )
+        else:
+            network.decoder.load_state_dict(encoder.decoder.state_dict())
     stage = StylizerStage(run, settings, network, encoder, material.content, material.taught)
     rounds, length = settings.auxiliary_rounds("stylizer")
     fit(stage, rounds=rounds, steps_per_round=length)

@@ -143,7 +143,7 @@ class Settings(Recipe):
     encoder_image_size: int | None = Field(
         None,
         ge=32,
-        description="side in pixels of the crops that a cmr encoder learns from; null: image_size; ours",
+        description="side in pixels of the crops that a cmr encoder learns from, at most image_size; null: that; ours",
     )
     encoder_batch: int = Field(16, ge=1, description="slices a step, over all devices; ours")
     encoder_learning_rate: float = Field(
@@ -333,7 +333,7 @@ class Settings(Recipe):
     @property
     def encoder_crop(self) -> tuple[int, int]:
         """Rows and columns of the crops that an encoder learns from."""
-        side = self.encoder_image_size or self.image_size
+        side = min(self.encoder_image_size or self.image_size, self.image_size)
         return side, side
 
     @property
@@ -405,10 +405,6 @@ class Settings(Recipe):
             raise SettingsError(
                 f"style_vae gives AdaConv's styles a code, and the stylizer is {self.stylizer}; say style_vae: false, "
                 "or stylizer: adaconv"
-            )
-        if max(self.encoder_crop) > self.image_size:
-            raise SettingsError(
-                f"encoder_image_size {self.encoder_image_size} is larger than image_size {self.image_size}; lower it"
             )
         if self.encoder_channels == 3 and self.encoder in ("cmr", "random"):
             raise SettingsError(

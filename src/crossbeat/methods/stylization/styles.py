@@ -41,15 +41,13 @@ class Material:
     """For each content the same patient's nearest style slice, -1 for a patient without; under `same_patient`."""
     tested: frozenset[str] = frozenset()
     """Subjects that no training may have seen; empty under `transductive`."""
-    visible: SliceBank | None = None
-    """Slices of every scan whose images may be seen, by one or two frames; None where no encoder learns from them."""
+    further: Callable[[], SliceBank | None] = lambda: None
+    """Reads the slices of all other scans whose images may be seen, by one or two frames; None where there are none."""
 
     def every_slice(self) -> SliceBank:
         """What an encoder learns from: all that may be seen, the same whichever scans show styles (methods.md 3.7)."""
-        if self.visible is not None:
-            return self.visible
-        others = [bank for bank in (self.styles, self.taught) if bank is not None]
-        return join_banks([self.content, *{id(bank): bank for bank in others}.values()])
+        others = [bank for bank in (self.styles, self.further()) if bank is not None]
+        return join_banks([self.content, *others])
 
 
 def gather(domains: Domains, cohort: Cohort, settings: Settings, run: Run) -> Material:
@@ -70,12 +68,13 @@ def gather(domains: Domains, cohort: Cohort, settings: Settings, run: Run) -> Ma
     if other is not None:
         taught = _shown(_read(other, settings, run, "reading styles to learn"), cohort.name)
     partners = find_partners(content, styles, cohort.name, run) if settings.style == "same_patient" else None
-    visible = None
-    if settings.encoder == "cmr":
-        visible = _shown(
-            _read(_visible(cohort, settings, tested), settings, run, "reading all images"), cohort.name
-        )
-    return Material(content, styles, taught, partners, tested, visible)
+    scans = {place.scan for bank in (content, styles) for place in bank.table}
+    further = _further(cohort, settings, tested, scans)
+
+    def read_further() -> SliceBank | None:
+        return _read(further, settings, run, "reading further images") if len(further) else None
+
+    return Material(content, styles, taught, partners, tested, read_further)
 
 
 def read_styles(
@@ -213,10 +212,18 @@ def _pretraining(cohort: Cohort, settings: Settings, tested: frozenset[str]) -> 
     return _stills(found)
 
 
-def _visible(cohort: Cohort, settings: Settings, tested: frozenset[str]) -> Cohort:
-    """All scans whose images training may see, whatever their sequence; labels are not looked at."""
+def _further(cohort: Cohort, settings: Settings, tested: frozenset[str], read: set[str]) -> Cohort:
+    """Scans whose images training may see, whatever their sequence, beside those that are `read`.
+
+    Labels are not looked at. Where few target scans are to give styles, the encoder sees no other either.
+    """
     splits = {"train", "", "test"} if settings.transductive else {"train", ""}
-    return _stills(cohort.only(lambda row: row.split in splits and row.subject not in tested))
+    target = set() if settings.style_scans == "all" else {row.scan for row in cohort.where(**settings.target)}
+    return _stills(
+        cohort.only(
+            lambda row: row.split in splits and row.subject not in tested and row.scan not in read | target
+        )
+    )
 
 
 def _shown(bank: SliceBank, name: str) -> SliceBank:

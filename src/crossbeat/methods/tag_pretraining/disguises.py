@@ -45,7 +45,8 @@ class Material:
     strategy: str
     lessons: Mapping[Part, Lesson]
     validation: Mapping[Part, Mapping[str, SliceBank]]
-    """Of each part: scans of the source, in `tags` as they look then, and of the target, which are never disguised."""
+    """Of each part: scans of the source, in `tags` as they look then (plain where scans are `simulated`), and of the
+    target, which are never disguised."""
     seen: Mapping[str, Cohort]
     """Scans that training looked at, for `provenance`."""
 
@@ -109,6 +110,7 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
             _read(simulated, settings, run, "reading tagged scans"), learnt=settings.learnt
         )
     elif "tags" in parts and strategy == "physics":
+        settings.simulation.check_spacing((settings.spacing_mm, settings.spacing_mm))
         tagged = Tagged(settings.simulation, settings.preparation)
         lessons["tags"] = Lesson(plain, tagged, settings.learnt)
         if "source" in plain_validation:
@@ -122,7 +124,9 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
             translator = _new_translator(cine, domains, settings, run)
         lessons["tags"] = Lesson(repainted(plain, translator, run), learnt=settings.learnt)
         if "source" in plain_validation:
-            validation["tags"]["source"] = repainted(plain_validation["source"], translator, run)
+            validation["tags"]["source"] = repainted(
+                plain_validation["source"], translator, run, "validation"
+            )
     if "target" in parts:
         lessons["target"] = Lesson(
             _read(domains.target, settings, run, "reading labelled target scans"), learnt=settings.learnt
@@ -149,7 +153,7 @@ def tagged_once(bank: SliceBank, tagged: Tagged, seed: int) -> SliceBank:
     return replace(bank, images=torch.cat(chunks))
 
 
-def repainted(bank: SliceBank, translator: Translator, run: Run) -> SliceBank:
+def repainted(bank: SliceBank, translator: Translator, run: Run, what: str = "the source") -> SliceBank:
     """The bank's images as the translator repaints them, whole fields; labels and places stay.
 
     In a dry run a few stand for all: their time is told, and the images stay as they are.
@@ -160,10 +164,10 @@ def repainted(bank: SliceBank, translator: Translator, run: Run) -> SliceBank:
         seconds = (time.perf_counter() - began) * len(bank) / min(AT_ONCE, len(bank))
         peaks = peak_memory_mb(run.accelerator)
         memory_mb = peaks.get("peak_cuda_memory_mb", peaks["peak_memory_mb"])
-        run.estimates["repainting the source"] = Estimate(len(bank), 0, seconds, memory_mb)
+        run.estimates[f"repainting {what}"] = Estimate(len(bank), 0, seconds, memory_mb)
         return bank
     chunks = []
-    with run.bar("repainting the source", len(bank)) as step:
+    with run.bar(f"repainting {what}", len(bank)) as step:
         for images in torch.split(bank.images, AT_ONCE):
             chunks.append(translator.translate(images.to(run.torch_device)).cpu())
             for _ in images:

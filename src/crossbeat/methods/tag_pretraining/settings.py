@@ -116,9 +116,11 @@ class Settings(Recipe):
     )
 
     tag_spacing_mm: float | None = Field(
-        7.0, gt=0, le=30, description="between two lines, across them; null: by tag_spacing_px; 4.4"
+        7.0, gt=0, le=30, description="between two lines, across them; null: tag_spacing_px counts; 4.4"
     )
-    tag_spacing_px: float = Field(5.0, ge=2, le=40, description="the same in pixels, the paper's; 4.4")
+    tag_spacing_px: float = Field(
+        5.0, ge=2, le=40, description="the same in pixels, the paper's; said alone it counts; 4.4"
+    )
     tag_spacing_range: float = Field(
         0.25, ge=0, lt=1, description="drawn at random up to this share below and above; paper 0; 4.4"
     )
@@ -298,8 +300,9 @@ class Settings(Recipe):
         for part in self.parts:
             assert self.rounds(part)
         assert whole_rounds("cyclegan_steps", self.cyclegan_steps, self.cyclegan_steps_per_round)
-        refuse_side(self.cyclegan.side, self.preparation)
-        if self.strategy in ("physics", None) and not self.simulated:
+        if self.strategy in ("cyclegan", None) and not self.translator:
+            refuse_side(self.cyclegan.side, self.preparation)
+        if self.strategy == "physics" and not self.simulated:
             self.simulation.check_spacing((self.spacing_mm, self.spacing_mm))
         assert self.changes
         with torch.device("meta"):  # no memory, no random numbers
