@@ -1,6 +1,10 @@
 """Small bright hearts in memory, for tests that need a cohort but no files."""
 
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,6 +14,9 @@ from crossbeat.cohort import Cohort, Row
 from crossbeat.labels import Structure
 
 DRAWN = frozenset({Structure.LV, Structure.MYO, Structure.RV})
+
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def small_heart(row: Row) -> Case:
@@ -48,3 +55,20 @@ def hearts() -> Callable[..., Cohort]:
         return Cohort((*sources, *targets), small_heart, "hearts")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], ModuleType]:
+    """A script of docs as a module, by its path there without the ending, as in `figures/rings`."""
+
+    def load(path: str) -> ModuleType:
+        name = Path(path).name
+        spec = importlib.util.spec_from_file_location(name, DOCS / f"{path}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -22,19 +21,9 @@ from crossbeat.study.plan import Study
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, RESULTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def sunnybrook() -> ModuleType:
-    return script("sunnybrook_propagation")
+def sunnybrook(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("results/sunnybrook_propagation")
 
 
 def test_sunnybrook_is_scored_in_slices_that_both_have(sunnybrook: ModuleType) -> None:
@@ -55,7 +44,9 @@ def test_sunnybrook_sums_what_a_volume_goes_the_wrong_way(sunnybrook: ModuleType
     assert sunnybrook.wrong_way(np.array([100.0, 80, 60, 70, 95])) == 0
 
 
-def test_acdc_baselines_are_chosen_by_patients_whom_the_fold_does_not_test() -> None:
+def test_acdc_baselines_are_chosen_by_patients_whom_the_fold_does_not_test(
+    load_script: Callable[[str], ModuleType],
+) -> None:
     """The first is best in fold 0, the second in the others: 0.6 to 0.5 without fold 0, 0.433 to 0.633 with it."""
     pytest.importorskip("SimpleITK")
     dice = {0: (0.9, 0.1)} | dict.fromkeys((1, 2, 3), (0.5, 0.6))
@@ -65,12 +56,17 @@ def test_acdc_baselines_are_chosen_by_patients_whom_the_fold_does_not_test() -> 
         for fold in range(4)
         for candidate in (0, 1)
     ]
-    assert script("acdc_registration").choices(lines) == {"demons": (1, 0, 0, 0), "B-spline": (0, 1, 1, 1)}
+    assert load_script("results/acdc_registration").choices(lines) == {
+        "demons": (1, 0, 0, 0),
+        "B-spline": (0, 1, 1, 1),
+    }
 
 
-def test_acdc_baselines_have_the_settings_that_the_kept_tuning_found_best() -> None:
+def test_acdc_baselines_have_the_settings_that_the_kept_tuning_found_best(
+    load_script: Callable[[str], ModuleType],
+) -> None:
     pytest.importorskip("SimpleITK")
-    acdc = script("acdc_registration")
+    acdc = load_script("results/acdc_registration")
     kept = pd.read_csv(RESULTS / "acdc_registration_tuning.csv").to_dict("records")
     assert acdc.choices(kept) == acdc.CHOSEN
     assert {(line["side"], line["candidate"]) for line in kept} == {
@@ -79,9 +75,9 @@ def test_acdc_baselines_have_the_settings_that_the_kept_tuning_found_best() -> N
 
 
 @pytest.fixture
-def rain_adaconv(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def rain_adaconv(monkeypatch: pytest.MonkeyPatch, load_script: Callable[[str], ModuleType]) -> ModuleType:
     monkeypatch.syspath_prepend(str(RESULTS))
-    return script("rain_adaconv")
+    return load_script("results/rain_adaconv")
 
 
 def test_rain_adaconv_averages_seeds_before_patients_and_leaves_a_dash_where_an_arm_is_to_come(
@@ -133,9 +129,11 @@ def test_rain_adaconv_asks_of_arms_that_the_study_has(rain_adaconv: ModuleType) 
 
 
 @pytest.fixture
-def tag_scripts(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
+def tag_scripts(
+    monkeypatch: pytest.MonkeyPatch, load_script: Callable[[str], ModuleType]
+) -> tuple[ModuleType, ModuleType]:
     monkeypatch.syspath_prepend(str(RESULTS))
-    return script("convergence"), script("dhaene2023")
+    return load_script("results/convergence"), load_script("results/dhaene2023")
 
 
 def curve(folder: Path, stage: str, dice: list[float]) -> None:

@@ -14,8 +14,8 @@ from crossbeat.errors import RunError
 
 
 @pytest.fixture(scope="module")
-def figure(load_figure: Callable[[str], ModuleType]) -> ModuleType:
-    return load_figure("make_propagation_figure")
+def figure(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("figures/make_propagation_figure")
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from crossbeat.errors import RunError
 
 
 @pytest.fixture(scope="module")
-def figure(load_figure: Callable[[str], ModuleType]) -> ModuleType:
-    return load_figure("make_result_figure")
+def figure(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("figures/make_result_figure")
 
 
 @pytest.fixture

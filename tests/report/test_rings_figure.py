@@ -12,8 +12,8 @@ GAIN = math.log(SURE / (1 - SURE))
 
 
 @pytest.fixture(scope="module")
-def rings(load_figure: Callable[[str], ModuleType]) -> ModuleType:
-    return load_figure("rings")
+def rings(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("figures/rings")
 
 
 @pytest.fixture(scope="module")
