@@ -83,10 +83,8 @@ def each_scan(
         except BaseException as error:
             for path in files_of(row):
                 path.unlink(missing_ok=True)
-            if not isinstance(
-                error, Exception
-            ):  # one scan must never cost the others theirs, but who stops us may
-                raise
+            if not isinstance(error, Exception):
+                raise  # one scan must never cost the others theirs, but who stops us may
             ours = isinstance(error, CrossbeatError)
             failures.append(str(error) if ours else f"scan {row.scan!r}: {type(error).__name__}: {error}")
         progress(row)
