@@ -487,6 +487,12 @@ def test_a_segmenter_that_finds_nothing_before_tells_nothing_after(
         found, _ = stylise_cohort(contents, task)
         write_results(found, [], contents, task)
         assert ("finds nothing in the contents themselves" in page_of(out)) == (kind is Blind)
+        assert "hardly show their contents: edge correlation 0.00" in page_of(
+            out
+        )  # one grey, whatever is shown
+        shown = replace(found[0], structures=[replace(x, stylised=0.9) for x in found[0].structures])
+        write_results([shown], [], contents, task)
+        assert "hardly show their contents" not in page_of(out)
 
 
 @pytest.mark.slow

@@ -55,6 +55,8 @@ from crossbeat.segmenter import Segmenter
 from crossbeat.statistics.histograms import intensity_counts
 
 PAGE: Final = "stylization.html"
+HARDLY_THERE: Final = 0.3
+"""Mean edge correlation below which a page warns: hearts that can be made out have more."""
 STYLES_CSV, STRUCTURE_CSV = "styles.csv", "structure.csv"
 
 
@@ -305,7 +307,7 @@ def _write(image: NDArray[np.float32], row: Row, cohort: Cohort, line: StyleLine
 
 
 def _warnings(structures: Sequence[StructureLine], task: Task) -> list[tuple[str, str]]:
-    """What a reader must know of the structure check."""
+    """What a reader must know of the images and of the structure check."""
     found = []
     scans = {x.stylised_from for x in structures}
     trained = {} if task.judge is None else task.judge[1].provenance.get("trained_on", {})
@@ -315,6 +317,14 @@ def _warnings(structures: Sequence[StructureLine], task: Task) -> list[tuple[str
             (
                 f"The segmenter of the structure check learnt from {len(seen)} of these {len(scans)} scans.",
                 "Its Dice on them as they are is too good, and so is what it loses on them stylised.",
+            )
+        )
+    edges = [x.stylised for x in structures if x.metric == EDGES and math.isfinite(x.stylised)]
+    if edges and float(np.mean(edges)) < HARDLY_THERE:
+        found.append(
+            (
+                f"The stylised images hardly show their contents: edge correlation {np.mean(edges):.2f}.",
+                "The stylizer has learnt too little, or its encoder sees too little: do not train on them.",
             )
         )
     dice = [x.content for x in structures if x.metric == DICE and math.isfinite(x.content)]
