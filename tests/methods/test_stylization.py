@@ -25,7 +25,7 @@ from crossbeat.methods.stylization.autoencoding import hold_out, image_losses, k
 from crossbeat.methods.stylization.encoder import find_encoder
 from crossbeat.methods.stylization.learning import StylizerStage, learn_stylizer
 from crossbeat.methods.stylization.segmentation import Segmentation
-from crossbeat.methods.stylization.sharing import SEGMENTING, STYLIZING, learn_once
+from crossbeat.methods.stylization.sharing import SEGMENTING, STYLIZING, decided_by
 from crossbeat.methods.stylization.styles import Material, choose_styles, gather, style_images
 from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder
 from crossbeat.networks.rain import Rain
@@ -754,34 +754,6 @@ def test_arms_that_differ_in_segmentation_find_encoder_and_stylizer_as_they_woul
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_what_is_shared_is_of_one_seed_cohort_and_precision(cohort: Cohort, tmp_path: Path) -> None:
-    learnt: list[str] = []
-
-    def learn() -> str:
-        learnt.append(f"{len(learnt)}")
-        return learnt[-1]
-
-    def save(text: str, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        (folder / "text").write_text(text)
-
-    def get(
-        seed: int = 0, of: Cohort = cohort, shared: Path | None = tmp_path / "shared", **other: Any
-    ) -> str:
-        run = Run(tmp_path / "run", seed=seed, device="cpu", progress=False, shared=shared, **other)
-        settings = settings_of().model_dump(mode="json")
-        return learn_once("stylizer", of, settings, run, learn, lambda at: (at / "text").read_text(), save)
-
-    assert [get(), get(), get(1), get(1), get()] == ["0", "0", "1", "1", "0"]
-    assert get(of=cohort.only(lambda row: row.subject != "s2")) == "2"
-    assert (
-        get(precision="32" if Run(tmp_path, device="cpu").lightning_precision != "32-true" else "bf16") == "3"
-    )
-    assert [get(shared=None), get(shared=None)] == ["4", "5"], "a run by itself learns its own"
-    assert get(estimates={}) == "6"
-    assert len(list((tmp_path / "shared").iterdir())) == 4
-
-
 def test_a_shared_part_is_known_by_all_settings_but_those_that_it_knows_nothing_of() -> None:
     assert not (SEGMENTING | STYLIZING) - set(Settings.model_fields)
     assert not SEGMENTING & STYLIZING
@@ -798,6 +770,16 @@ def test_a_shared_part_is_known_by_all_settings_but_those_that_it_knows_nothing_
     ):
         found = settings_of(**changes).shared_stages
         assert {name for name in plain if found[name] != plain[name]} == changed
+
+
+def test_an_encoder_counts_by_its_bytes(tmp_path: Path) -> None:
+    weights = tmp_path / "vgg.pth"
+    told = settings_of(encoder=str(weights)).model_dump(mode="json")
+    found = []
+    for text in ("a", "b", "a"):
+        weights.write_text(text)
+        found.append(decided_by("encoder", told))
+    assert found[0] == found[2] != found[1]
 
 
 # --- what it refuses ---------------------------------------------------------------------------------

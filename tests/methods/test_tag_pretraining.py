@@ -18,6 +18,7 @@ from crossbeat.methods.tag_pretraining import Settings, disguises, train
 from crossbeat.methods.tag_pretraining.cyclegan import Translator
 from crossbeat.methods.tag_pretraining.disguises import FRAMES, TAGS, Material, Tagged, gather
 from crossbeat.methods.tag_pretraining.segmentation import Lesson, Segmentation, narrowed
+from crossbeat.methods.tag_pretraining.settings import SEGMENTING
 from crossbeat.prepare.slices import Batch, batch_generator, build_bank
 from crossbeat.prepare.volumes import stretch
 from crossbeat.synthetic.tagging import Simulation, draw, tag
@@ -402,6 +403,35 @@ def test_a_translator_of_another_run_paints_as_it_did_there_and_learns_nothing(
         material_of(others, tmp_path / "tested", strategy="cyclegan", translator=kept)
     with pytest.raises(RunError, match="is missing"):
         material_of(cohort, tmp_path / "none", strategy="cyclegan", translator=str(tmp_path / "nowhere"))
+
+
+def test_arms_of_a_study_that_agree_on_it_learn_one_cyclegan_and_repaint_once(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = material_of(cohort, tmp_path / "alone", strategy="cyclegan")
+    shared = tmp_path / "shared"
+    first = gather(cohort, settings_of(strategy="cyclegan"), quiet_run(tmp_path / "first", shared=shared))
+    monkeypatch.setattr(Translator, "translate", lambda *_: pytest.fail("repainted once more"))
+    fewer = settings_of(strategy="cyclegan", target_labelled=1, shape_weight=0.0)
+    again = gather(cohort, fewer, quiet_run(tmp_path / "again", shared=shared))
+    assert not (tmp_path / "again" / "stages").exists()
+    assert (tmp_path / "again" / "models" / "translator" / "translator.json").exists()
+    for material in (first, again):
+        assert torch.equal(material.lessons["tags"].bank.images, alone.lessons["tags"].bank.images)
+
+
+def test_a_cyclegan_is_known_by_all_settings_but_those_that_it_knows_nothing_of() -> None:
+    assert not SEGMENTING - set(Settings.model_fields)
+    assert all(not name.startswith(("cyclegan", "trans", "sim")) for name in SEGMENTING)
+    plain = settings_of(strategy="cyclegan").shared_stages
+    assert set(plain) == {"cyclegan", "repainting the source", "repainting validation"}
+    for strategy in ("scratch", "cine", "physics"):
+        assert settings_of(strategy=strategy).shared_stages == {}
+    for same in ({"target_labelled": 1}, {"shape_weight": 0.0}, {"batch_size": 3}, {"match_updates": False}):
+        assert settings_of(strategy="cyclegan", **same).shared_stages == plain
+    for other in ({"cyclegan_steps": 4}, {"source": {"subject": "s1"}}, {"spacing_mm": 3.5}):
+        found = settings_of(strategy="cyclegan", **other).shared_stages
+        assert all(found[stage] != plain[stage] for stage in plain)
 
 
 def test_a_dry_run_repaints_a_few_slices_and_tells_what_all_cost(

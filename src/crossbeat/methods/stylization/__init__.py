@@ -36,11 +36,12 @@ import torch
 from crossbeat.cohort import Cohort
 from crossbeat.errors import SettingsError
 from crossbeat.methods.recipe import find_domains, provenance
+from crossbeat.methods.sharing import make_once
 from crossbeat.methods.stylization.encoder import Encoder, find_encoder, load_encoder, refuse_missing
 from crossbeat.methods.stylization.learning import learn_stylizer
 from crossbeat.methods.stylization.segmentation import Segmentation
 from crossbeat.methods.stylization.settings import Settings
-from crossbeat.methods.stylization.sharing import learn_once
+from crossbeat.methods.stylization.sharing import decided_by
 from crossbeat.methods.stylization.styles import Material, gather
 from crossbeat.methods.stylization.stylizer import Stylizer, load_stylizer
 from crossbeat.methods.validation import validation_banks
@@ -89,10 +90,9 @@ def _stylizer(material: Material, cohort: Cohort, settings: Settings, run: Run) 
     if settings.stylizer == "none":
         return None
     encoder = find_encoder(material, cohort, settings, run)
-    stylizer = learn_once(
+    stylizer = make_once(
         "stylizer",
-        cohort,
-        settings.model_dump(mode="json"),
+        [decided_by("stylizer", settings.model_dump(mode="json")), cohort.hash()],
         run,
         lambda: learn_stylizer(material, encoder, settings, run),
         lambda folder: load_stylizer(folder, run.torch_device),

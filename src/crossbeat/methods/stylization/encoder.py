@@ -17,9 +17,10 @@ from torch import Tensor
 from crossbeat.cohort import Cohort
 from crossbeat.errors import CohortError, RunError, SettingsError
 from crossbeat.methods.keeping import fetch, keep
+from crossbeat.methods.sharing import make_once
 from crossbeat.methods.stylization.autoencoding import learn_vgg
 from crossbeat.methods.stylization.settings import Settings
-from crossbeat.methods.stylization.sharing import learn_once
+from crossbeat.methods.stylization.sharing import decided_by
 from crossbeat.methods.stylization.styles import Material
 from crossbeat.networks.vgg import WIDTHS, Decoder, Vgg, load_vgg, normalise_activations, read_levelled
 from crossbeat.prepare.slices import SliceBank
@@ -142,10 +143,9 @@ def find_encoder(material: Material, cohort: Cohort, settings: Settings, run: Ru
         _refuse_leakage(encoder, material, cohort, path)
         _tell_other_pixels(encoder, settings, run)
     else:
-        encoder = learn_once(
+        encoder = make_once(
             "encoder",
-            cohort,
-            settings.model_dump(mode="json"),
+            [decided_by("encoder", settings.model_dump(mode="json")), cohort.hash()],
             run,
             lambda: _new_encoder(material, cohort, settings, run),
             lambda folder: load_encoder(folder, run.torch_device),

@@ -227,15 +227,12 @@ def learn_translator(
     run: Run,
     provenance: Mapping[str, Any] | None = None,
 ) -> Translator:
-    """Train both generators on unpaired slices, and leave them in `models/translator`; labels are not looked at."""
+    """Train both generators on unpaired slices; labels are not looked at."""
     seed_torch(run.seed, "cyclegan networks")
     stage = CycleGanStage(run, settings, source, target)
     rounds, length = whole_rounds("cyclegan_steps", settings.steps, settings.steps_per_round)
     fit(stage, rounds=rounds, steps_per_round=length)
-    translator = Translator(stage.onward, stage.back, source.preparation, dict(provenance or {}))
-    if run.writes and run.estimates is None:
-        translator.save(run.folder / "models" / "translator")
-    return translator
+    return Translator(stage.onward, stage.back, source.preparation, dict(provenance or {}))
 
 
 def load_translator(folder: Path, device: torch.device | str = "cpu") -> Translator:

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from crossbeat.cohort import Cohort
 from crossbeat.errors import CohortError, SettingsError
+from crossbeat.methods.keeping import fetch, keep
 from crossbeat.methods.recipe import Domains, find_domains
+from crossbeat.methods.sharing import fingerprint_of_tensors, make_once
 from crossbeat.methods.tag_pretraining.cyclegan import Translator, learn_translator, load_translator
 from crossbeat.methods.tag_pretraining.segmentation import Lesson
-from crossbeat.methods.tag_pretraining.settings import Part, Settings
+from crossbeat.methods.tag_pretraining.settings import REPAINTED, Part, Settings
 from crossbeat.methods.validation import validation_banks
 from crossbeat.prepare.slices import Batch, SliceBank, batch_generator, build_bank
 from crossbeat.prepare.volumes import Preparation, stretch
@@ -122,11 +124,11 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
             cine = _cine(real, domains, settings, run)
             seen |= {"translated_from": cine, "target": domains.unlabelled}
             translator = _new_translator(cine, domains, settings, run)
-        lessons["tags"] = Lesson(repainted(plain, translator, run), learnt=settings.learnt)
+        training, validating = REPAINTED
+        lessons["tags"] = Lesson(repainted(plain, translator, run, training), learnt=settings.learnt)
         if "source" in plain_validation:
-            validation["tags"]["source"] = repainted(
-                plain_validation["source"], translator, run, "validation"
-            )
+            found = repainted(plain_validation["source"], translator, run, validating)
+            validation["tags"]["source"] = found
     if "target" in parts:
         lessons["target"] = Lesson(
             _read(domains.target, settings, run, "reading labelled target scans"), learnt=settings.learnt
@@ -153,26 +155,44 @@ def tagged_once(bank: SliceBank, tagged: Tagged, seed: int) -> SliceBank:
     return replace(bank, images=torch.cat(chunks))
 
 
-def repainted(bank: SliceBank, translator: Translator, run: Run, what: str = "the source") -> SliceBank:
+def repainted(bank: SliceBank, translator: Translator, run: Run, what: str) -> SliceBank:
     """The bank's images as the translator repaints them, whole fields; labels and places stay.
 
-    In a dry run a few stand for all: their time is told, and the images stay as they are.
+    Runs of a study that would repaint the same images do it once. In a dry run a few stand for all: their time is
+    told, and the images stay as they are.
     """
     if run.estimates is not None:
-        began = time.perf_counter()
-        translator.translate(bank.images[:AT_ONCE].to(run.torch_device)).cpu()
-        seconds = (time.perf_counter() - began) * len(bank) / min(AT_ONCE, len(bank))
-        peaks = peak_memory_mb(run.accelerator)
-        memory_mb = peaks.get("peak_cuda_memory_mb", peaks["peak_memory_mb"])
-        run.estimates[f"repainting {what}"] = Estimate(len(bank), 0, seconds, memory_mb)
+        run.estimates[f"repainting {what}"] = _cost_of_repainting(bank, translator, run)
         return bank
+    networks = (*translator.onward.state_dict().values(), *translator.back.state_dict().values())
+    images = make_once(
+        "repainted",
+        fingerprint_of_tensors(bank.images, *networks),
+        run,
+        lambda: _repaint(bank, translator, run, what),
+        lambda folder: fetch(folder, "images", lambda _, kept: kept["images"]),
+        lambda images, folder: keep(folder, "images", {"images": images}, {}),
+    )
+    return replace(bank, images=images)
+
+
+def _repaint(bank: SliceBank, translator: Translator, run: Run, what: str) -> Float[Tensor, "n 1 y x"]:
     chunks = []
     with run.bar(f"repainting {what}", len(bank)) as step:
         for images in torch.split(bank.images, AT_ONCE):
             chunks.append(translator.translate(images.to(run.torch_device)).cpu())
             for _ in images:
                 step()
-    return replace(bank, images=torch.cat(chunks))
+    return torch.cat(chunks)
+
+
+def _cost_of_repainting(bank: SliceBank, translator: Translator, run: Run) -> Estimate:
+    began = time.perf_counter()
+    translator.translate(bank.images[:AT_ONCE].to(run.torch_device)).cpu()
+    seconds = (time.perf_counter() - began) * len(bank) / min(AT_ONCE, len(bank))
+    peaks = peak_memory_mb(run.accelerator)
+    memory_mb = peaks.get("peak_cuda_memory_mb", peaks["peak_memory_mb"])
+    return Estimate(len(bank), 0, seconds, memory_mb)
 
 
 def _new_translator(cine: Cohort, domains: Domains, settings: Settings, run: Run) -> Translator:
@@ -186,7 +206,16 @@ def _new_translator(cine: Cohort, domains: Domains, settings: Settings, run: Run
     told |= {"subjects": sorted({*cine.subjects, *domains.unlabelled.subjects})}
     source = _read(cine, settings, run, "reading cine", annotated=False)
     target = _read(domains.unlabelled, settings, run, "reading target images", annotated=False)
-    translator = learn_translator(source, target, settings.cyclegan, run, told | run.surroundings())
+    translator = make_once(
+        "translator",
+        [settings.cyclegan_decided_by, cine.hash(), domains.unlabelled.hash()],
+        run,
+        lambda: learn_translator(source, target, settings.cyclegan, run, told | run.surroundings()),
+        lambda folder: load_translator(folder, run.torch_device),
+        Translator.save,
+    )
+    if run.writes and run.estimates is None:
+        translator.save(run.folder / "models" / "translator")
     return translator.to(run.torch_device)
 
 

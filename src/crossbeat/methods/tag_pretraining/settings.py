@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from crossbeat.errors import SettingsError
 from crossbeat.labels import TRAINED, Structure
 from crossbeat.methods.recipe import DEMO, Filter, Recipe, whole_rounds
+from crossbeat.methods.sharing import fingerprint
 from crossbeat.methods.tag_pretraining.cyclegan import CycleGan, refuse_side
 from crossbeat.networks.cyclegan import DIVISOR
 from crossbeat.prepare.volumes import Preparation
@@ -18,6 +19,18 @@ from crossbeat.synthetic.tagging import LEAST_SPACING_PX, Fading, Simulation
 
 Part = Literal["cine", "tags", "target"]
 """What a stage of the segmenter learns from: plain source, source made to look like the target, labelled target."""
+REPAINTED: Final = ("the source", "validation")
+"""What a CycleGAN makes look like the target."""
+
+SEGMENTING: Final = frozenset(
+    ("target_labels", "target_labelled", "profile", "size", "select", "network", "network_arguments", "augmentation",
+     "augmentation_changes", "strategy", "cine_first", "match_updates", "tag_spacing_mm", "tag_spacing_px",
+     "tag_spacing_range", "tag_angle_range_deg", "tag_phase", "tag_flip_deg", "tag_contrast", "tag_fading",
+     "tag_standardised", "tag_noise_sd", "structures", "vae_weight", "shape_weight", "shape_denominator", "smooth",
+     "include_background", "initialisation", "batch_size", "pretraining_steps", "steps", "steps_per_round",
+     "optimizer", "learning_rate", "weight_decay", "schedule", "plateau_watches", "clip_norm", "ema_decay")
+)  # fmt: skip
+"""Settings that a CycleGAN knows nothing of. One that is not named here is taken to matter to it."""
 
 PAPER: Final[Mapping[str, Any]] = {
     "structures": ("MYO",),
@@ -238,6 +251,19 @@ class Settings(Recipe):
     @property
     def segmenter_updates(self) -> int:
         return sum(self.parts.values())
+
+    @property
+    def cyclegan_decided_by(self) -> str:
+        """Fingerprint of the settings that decide the CycleGAN and what it makes of the source."""
+        given = self.model_dump(mode="json")
+        return fingerprint({name: value for name, value in given.items() if name not in SEGMENTING})
+
+    @property
+    def shared_stages(self) -> Mapping[str, str]:
+        if "tags" not in self.parts or self.strategy == "physics":
+            return {}
+        stages = ("cyclegan", *(f"repainting {what}" for what in REPAINTED))
+        return dict.fromkeys(stages, self.cyclegan_decided_by)
 
     def rounds(self, part: Part) -> tuple[int, int]:
         """Number of rounds of the stage that learns from a part, and updates in each."""

@@ -1,0 +1,55 @@
+"""Parts that runs of a study share: one of a kind is made, and what is found is what would be made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crossbeat.methods.sharing import fingerprint, fingerprint_of_tensors, make_once
+from crossbeat.training import Run
+
+
+def test_what_is_shared_is_of_one_kind_seed_and_precision(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"{len(made)}")
+        return made[-1]
+
+    def save(text: str, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "text").write_text(text)
+
+    def get(seed: int = 0, kind: str = "a", shared: Path | None = tmp_path / "shared", **other: Any) -> str:
+        run = Run(tmp_path / "run", seed=seed, device="cpu", progress=False, shared=shared, **other)
+        return make_once("part", [kind], run, make, lambda at: (at / "text").read_text(), save)
+
+    assert [get(), get(), get(1), get(1), get()] == ["0", "0", "1", "1", "0"]
+    assert get(kind="b") == "2"
+    other = "32" if Run(tmp_path, device="cpu").lightning_precision != "32-true" else "bf16"
+    assert get(precision=other) == "3"
+    assert [get(shared=None), get(shared=None)] == ["4", "5"], "a run by itself makes its own"
+    assert get(estimates={}) == "6"
+    assert len(list((tmp_path / "shared").iterdir())) == 4
+
+
+def test_a_fingerprint_is_of_what_is_in_it_not_of_its_order() -> None:
+    assert fingerprint({"a": 1, "b": [2, 3]}) == fingerprint({"b": [2, 3], "a": 1})
+    assert fingerprint({"a": [1, 2]}) != fingerprint({"a": [2, 1]})
+
+
+def test_a_fingerprint_of_tensors_is_of_bytes_shapes_and_types() -> None:
+    image = torch.arange(6.0).view(2, 3)
+    found = fingerprint_of_tensors(image)
+    assert (
+        found == fingerprint_of_tensors(image.clone()) == fingerprint_of_tensors(image.t().contiguous().t())
+    )
+    nearly = image.clone()
+    nearly[0, 0] = 1e-30
+    others = (image.view(3, 2), image.to(torch.bfloat16), image.int(), nearly)
+    kinds = {fingerprint_of_tensors(other) for other in others} | {fingerprint_of_tensors(image, image)}
+    assert len(kinds) == 5
+    assert found not in kinds
+    assert fingerprint_of_tensors(torch.zeros(0)) != fingerprint_of_tensors()
