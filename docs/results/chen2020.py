@@ -1,7 +1,7 @@
 """The ablation of Chen 2020 from its kept scores: tables, and tests of what each step adds to the one before.
 
-Reads chen2020/scores.csv and cells.csv beside this file, writes chen2020/pairs.csv and prints the tables that stand in
-chen2020/README.md. Run from the repository root: `python docs/results/chen2020.py`.
+Reads chen2020/scores.csv.gz and cells.csv beside this file, writes chen2020/pairs.csv and prints the tables that stand
+in chen2020/README.md. Run from the repository root: `python docs/results/chen2020.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Cine that looks tagged, from its kept scores: Tables 3 and 4 of Dhaene 2023, fewer labels, frames and groups.
 
-Reads dhaene2023/scores.csv and cells.csv beside this file, prints the tables for dhaene2023/README.md and draws
+Reads dhaene2023/scores.csv.gz and cells.csv beside this file, prints the tables for dhaene2023/README.md and draws
 dhaene2023/by_frame.png. Given the folder of the study it first keeps from its cells, in dhaene2023/contours.csv, what
 the evidence leaves out: HD95 of contours. Run from the repository root: `python docs/results/dhaene2023.py [OUT]`.
 

@@ -1,7 +1,7 @@
 """Labels carried through the cycle, from their kept scores: by region and vendor, and what each step adds.
 
-Reads propagation2d/scores.csv and cells.csv beside this file, writes propagation2d/pairs.csv and prints the tables that
-stand in propagation2d/README.md. Run from the repository root: `python docs/results/propagation2d.py`.
+Reads propagation2d/scores.csv.gz and cells.csv beside this file, writes propagation2d/pairs.csv and prints the tables
+that stand in propagation2d/README.md. Run from the repository root: `python docs/results/propagation2d.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """RAIN and AdaConv from their kept scores: the paper's three tables, and tests of what each step adds.
 
-Reads rain_adaconv/scores.csv and cells.csv beside this file, writes rain_adaconv/pairs.csv and prints the tables for
+Reads rain_adaconv/scores.csv.gz and cells.csv beside this file, writes rain_adaconv/pairs.csv and prints the tables for
 rain_adaconv/README.md. Run from the repository root: `python docs/results/rain_adaconv.py`.
 """
 

@@ -124,11 +124,25 @@ def test_a_table_that_lacks_something_is_refused_by_name(
         read_evidence(tmp_path)
     made = evidence(small_study(), 0)
     write_evidence(replace(made, scores=made.scores.drop(columns="value")), tmp_path)
-    with pytest.raises(FileError, match=r"scores.csv: lacks the column 'value'"):
+    with pytest.raises(FileError, match=r"scores.csv.gz: lacks the column 'value'"):
         read_evidence(tmp_path)
     write_evidence(replace(made, cells=made.cells.assign(seed="one")), tmp_path)
     with pytest.raises(FileError, match=r"cells.csv: column 'seed' holds what is no number"):
         read_evidence(tmp_path)
+
+
+def test_kept_scores_that_are_cut_or_damaged_are_refused_by_name(
+    tmp_path: Path, small_study: Callable[..., Study]
+) -> None:
+    write_evidence(evidence(small_study(), 0), tmp_path)
+    scores = tmp_path / "scores.csv.gz"
+    whole = scores.read_bytes()
+    write_evidence(evidence(small_study(), 0), tmp_path)
+    assert scores.read_bytes() == whole, "the same evidence makes the same bytes"
+    for broken in (whole[:-20], b"arm,seed", whole[:20] + bytes(8) + whole[28:]):
+        scores.write_bytes(broken)
+        with pytest.raises(FileError, match=r"scores.csv.gz: is not a csv table"):
+            read_evidence(tmp_path)
 
 
 def test_mixed_files_are_refused_when_read(tmp_path: Path, small_study: Callable[..., Study]) -> None:

@@ -1,9 +1,11 @@
-"""Finished cells ⇄ cells.csv and scores.csv: small enough to commit, whole enough to do all statistics again."""
+"""Finished cells ⇄ cells.csv and scores.csv.gz: small enough to commit, whole enough to do all statistics again."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ SCORE_COLUMNS: Final = (
     *("status", "vendor", "centre", "group", "part"),
 )
 """`part` is `target`, or `beside` for what is scored beside it and not ranked."""
+SCORES: Final = "scores.csv.gz"
+"""Of cines there are half a million bytes an arm; as .gz a tenth, which pandas and R read as they read a .csv."""
 TARGET: Final = "target"
 KEPT_METRICS: Final = ("dice", "jaccard", "hd", "hd95", "assd")
 """Of whole volumes. Of slices only Dice is kept, as the mean over those of a level."""
@@ -89,13 +93,12 @@ def collect(study: StudyFolder, done: Sequence[Cell] | None = None) -> Evidence:
 
 
 def write_evidence(evidence: Evidence, folder: Path) -> None:
-    """Write study.yaml, scores.csv and cells.csv, each whole or not at all."""
+    """Write study.yaml, scores.csv.gz and cells.csv, each whole or not at all; the same evidence as the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     described = yaml.safe_dump(evidence.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_whole(folder / "study.yaml", described)
-    write_whole(
-        folder / "scores.csv", evidence.scores.to_csv(index=False, float_format="%.7g", lineterminator="\n")
-    )
+    scores = evidence.scores.to_csv(index=False, float_format="%.7g", lineterminator="\n")
+    write_whole(folder / SCORES, gzip.compress(scores.encode(), mtime=0))
     write_whole(folder / "cells.csv", evidence.cells.to_csv(index=False, lineterminator="\n"))
 
 
@@ -108,7 +111,7 @@ def read_evidence(folder: Path) -> Evidence:
     cells = _read(folder / "cells.csv", CELL_COLUMNS)
     cells["settings"] = [_of_today(*pair) for pair in zip(cells["method"], cells["settings"], strict=True)]
     refuse_mixture(cells, str(folder))
-    scores = _read(folder / "scores.csv", tuple(column for column in SCORE_COLUMNS if column != "part"))
+    scores = _read(folder / SCORES, tuple(column for column in SCORE_COLUMNS if column != "part"))
     if "part" not in scores:  # of before anything was scored beside the target
         scores["part"] = TARGET
     return Evidence(Study.load(folder / "study.yaml"), cells, scores)
@@ -222,7 +225,7 @@ def _worst(status: pd.Series[str]) -> str:
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise FileError(path, f"is not a csv table ({error})") from None
     absent = [column for column in columns if column not in table]
     if absent:

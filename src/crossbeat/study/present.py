@@ -120,7 +120,7 @@ class Shown:
 
 
 def present(study: StudyFolder) -> Shown:
-    """Write cells.csv and scores.csv, the tables in `results/`, and the page of a study.
+    """Write cells.csv and scores.csv.gz, the tables in `results/`, and the page of a study.
 
     An unfinished study is presented as far as it has come, and the page names what is missing.
     """
