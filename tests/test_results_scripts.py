@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,8 @@ from crossbeat.errors import FileError, RunError
 from crossbeat.evaluation import score_case, write_scores
 from crossbeat.labels import UNKNOWN, Structure
 from crossbeat.metrics.surface import hausdorff95, surface_distances
+from crossbeat.prepare.volumes import Preparation
+from crossbeat.segmenter import NetworkSpec, Segmenter
 from crossbeat.study.plan import Study
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -357,6 +361,55 @@ def test_tag_contours_are_of_the_slice_in_two_dimensions(
         s.value for s in scores if (s.structure, s.metric, s.unit, s.slice) == ("MYO", "hd95", "mm", None)
     ]
     assert volume < kept["MYO"] - 1
+
+
+def test_training_scores_by_patient_give_mean_and_sd_of_all_frames(
+    tag_scripts: tuple[ModuleType, ModuleType],
+) -> None:
+    values = {"p1": [0.9, 0.8, 0.7], "p2": [0.6, 0.2]}
+    frames = [0.9, 0.8, 0.7, 0.6, 0.2]
+    kept = pd.DataFrame(
+        [
+            {"arm": "scratch", "seed": 0, "subject": who, "structure": "MYO", "metric": "dice",
+             "mean": np.mean(v), "sd": np.std(v, ddof=1), "frames": len(v)}
+            for who, v in values.items()
+        ]
+    )  # fmt: skip
+    told = tag_scripts[1]._trained(kept, "scratch", "MYO", "dice")
+    assert told[0] == f"{np.mean(frames):.3f} ± {np.std(frames, ddof=1):.3f}"
+    assert told[1] == f"{0.6:.3f} ± {np.std([0.8, 0.4], ddof=1):.3f}"
+    assert tag_scripts[1]._trained(kept, "scratch", "LV", "dice") == ["–", "–"]
+
+
+def test_training_scores_are_of_the_scans_that_a_cell_learned_from(
+    load_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of three tagged scans the cell learned from one; of two frames that are drawn, both count."""
+    out = tmp_path / "out"
+    cell = out / "cells" / "scratch" / "seed-0"
+    spec = NetworkSpec(name="dilated_resunet", size=64, arguments={"width": 4})
+    Segmenter(spec.build(), spec, Preparation(size=64, spacing_mm=3.0, centre="image")).save(
+        cell / "segmenter"
+    )
+    labels = np.zeros((24, 24, 1, 2), np.uint8)
+    labels[6:18, 6:18], labels[9:15, 9:15] = Structure.MYO, Structure.LV
+    for k in range(3):
+        for kind, voxels in (("image", labels.astype(np.float32)), ("labels", labels)):
+            nib.Nifti1Image(voxels, np.diag([3.0, 3, 8, 1])).to_filename(cell / f"{kind}{k}.nii.gz")
+    lines = [f's{k},s{k}_tagged,tagged,image{k}.nii.gz,labels{k}.nii.gz,"LV,MYO"' for k in range(3)]
+    (cell / "cohort.csv").write_text("\n".join(["subject,scan,sequence,image,labels,structures", *lines, ""]))
+    (cell / "run.json").write_text(json.dumps({"trained_on": {"labelled_target": ["s1_tagged"]}}))
+    (cell / "scores.csv").touch()
+    module = load_script("results/training_scores")
+    monkeypatch.setattr(module, "HERE", tmp_path / "kept")
+    for _ in range(2):  # again: its lines take the place of the earlier ones
+        module.main([str(out)])
+    kept = pd.read_csv(tmp_path / "kept" / "training.csv")
+    assert set(kept["subject"]) == {"s1"}
+    assert len(kept) == 4, "Dice and HD95 of LV and MYO; nobody drew the RV"
+    assert set(kept["frames"]) == {2}
+    with pytest.raises(FileError, match="no finished cell of these arms"):
+        module.main([str(out), "physics"])
 
 
 @pytest.mark.slow

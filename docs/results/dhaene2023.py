@@ -10,6 +10,7 @@ and so comes out smaller than the paper's, which is of contours in 2-D.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -155,21 +156,49 @@ def _of(frames: pd.DataFrame, arm: str, structure: str) -> pd.DataFrame:
     return frames[(frames["arm"] == arm) & (frames["structure"] == structure)]
 
 
-def table_3(frames: pd.DataFrame, study: Study, metric: str) -> list[str]:
-    """A row an arm and structure: ours over frames and over patients, and what the paper prints of it."""
-    lines = head(("Arm", "Structure", "over frames", "over patients", "printed, over frames"))
+def table_3(
+    frames: pd.DataFrame, study: Study, metric: str, training: pd.DataFrame | None = None
+) -> list[str]:
+    """A row an arm and structure: ours over frames and over patients, and what the paper prints of it.
+
+    `training` are the kept scores of what each arm learned from, where there are some (`training_scores.py`).
+    """
+    tested = ("over frames", "over patients", "printed, over frames")
+    trained = () if training is None else ("trained on, over frames", "trained on, over patients")
+    lines = head(("Arm", "Structure", *tested, *trained))
     there = set(frames["arm"])
     for arm in (arm for arm in TABLE_3 if arm in there):
         for structure in STRUCTURES:
-            lines.append(
-                line_of(
-                    f"`{arm}`",
-                    structure,
-                    *_both(frames, arm, structure, metric),
-                    _printed(study, arm, structure, metric),
-                )
-            )
+            told = [
+                *_both(frames, arm, structure, metric),
+                _printed(study, arm, structure, metric),
+                *(() if training is None else _trained(training, arm, structure, metric)),
+            ]
+            lines.append(line_of(f"`{arm}`", structure, *told))
     return lines
+
+
+def _trained(training: pd.DataFrame, arm: str, structure: str, metric: str) -> list[str]:
+    """As `_both`, from the mean, SD and number of each patient's frames."""
+    own = training[
+        (training["arm"] == arm) & (training["structure"] == structure) & (training["metric"] == metric)
+    ]
+    own = own[own["frames"] > 0]
+    if own.empty:
+        return ["–", "–"]
+    n, means = own["frames"].to_numpy(), own["mean"].to_numpy()
+    mean = float(np.average(means, weights=n))
+    squares = (n - 1) * own["sd"].fillna(0.0).to_numpy() ** 2 + n * (means - mean) ** 2
+    patients = own.groupby("subject")["mean"].mean()
+    return [
+        _mean_and_sd(mean, math.sqrt(squares.sum() / max(n.sum() - 1, 1)), metric),
+        _mean_and_sd(patients.mean(), patients.std(), metric),
+    ]
+
+
+def _mean_and_sd(mean: float, sd: float, metric: str) -> str:
+    digits = 3 if metric == "dice" else 2
+    return f"{mean:.{digits}f} ± {sd:.{digits}f}"
 
 
 def table_4(frames: pd.DataFrame, study: Study) -> list[str]:
@@ -189,9 +218,8 @@ def table_4(frames: pd.DataFrame, study: Study) -> list[str]:
 
 
 def _both(frames: pd.DataFrame, arm: str, structure: str, metric: str) -> list[str]:
-    digits = 3 if metric == "dice" else 2
-    pairs = (way(frames, arm, structure, metric) for way in (over_frames, over_patients))
-    return [f"{mean:.{digits}f} ± {sd:.{digits}f}" for mean, sd in pairs]
+    ways = (over_frames, over_patients)
+    return [_mean_and_sd(*way(frames, arm, structure, metric), metric) for way in ways]
 
 
 def _printed(study: Study, arm: str, structure: str, metric: str) -> str:
@@ -339,16 +367,18 @@ def main(words: Sequence[str]) -> None:
     evidence = read_evidence(HERE)
     ranked = evidence.scores[evidence.scores["part"] == TARGET]
     contours = pd.read_csv(file) if file.exists() else None
+    trained = HERE / "training.csv"
+    training = pd.read_csv(trained) if trained.exists() else None
     frames = frames_of(ranked, contours)
     seeds = frames.groupby("arm", sort=False)["seed"].nunique()
     seconds = evidence.cells.groupby("arm", sort=False)["wall_seconds"].mean()
     parts = [
-        ["Dice", "", *table_3(frames, evidence.study, "dice")],
+        ["Dice", "", *table_3(frames, evidence.study, "dice", training)],
         [
             "HD95, mm: "
             + ("of contours, in 2-D" if contours is not None else "of one-slice volumes, not the paper's"),
             "",
-            *table_3(frames, evidence.study, "hd95"),
+            *table_3(frames, evidence.study, "hd95", training),
         ],
         table_4(frames, evidence.study),
         table_by_labels(frames),
