@@ -10,8 +10,9 @@ from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CohortError
 from crossbeat.labels import UNKNOWN, Structure
 from crossbeat.losses.segmentation import segmentation_loss
+from crossbeat.prepare import rows, slices
 from crossbeat.prepare.augment import PRESETS
-from crossbeat.prepare.slices import SliceBank, _order, build_bank, global_batch, training_batch
+from crossbeat.prepare.slices import SliceBank, _order, build_bank, global_batch, join_banks, training_batch
 from crossbeat.prepare.volumes import Preparation
 
 LV, MYO = Structure.LV, Structure.MYO
@@ -144,3 +145,55 @@ def test_leaving_out_what_nobody_looked_at_changes_nothing_else() -> None:
     assert torch.equal(some.labels, everything.labels[kept])
     assert torch.equal(some.drawn, everything.drawn[kept])
     assert list(some.table) == [everything.table[i] for i in kept.tolist()]
+
+
+def test_a_bank_in_a_mapped_file_gives_the_batches_of_one_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No speed option may change what is learnt from."""
+    in_memory = bank_of()
+    monkeypatch.setattr(rows, "IN_MEMORY", 1000)
+    mapped = bank_of()
+    joined = join_banks([mapped, mapped])
+    assert len(joined) == 2 * len(in_memory)
+    assert joined.table == in_memory.table * 2
+    few = mapped.only(torch.tensor([3, 0]))
+    assert few.table == (in_memory.table[3], in_memory.table[0])
+    assert torch.equal(few.images, in_memory.images[[3, 0]])
+    for step in range(3):
+        one, other = (
+            training_batch(bank, 4, PRESETS["standard"], seed=1, step=step) for bank in (in_memory, mapped)
+        )
+        for part in ("image", "labels", "drawn"):
+            assert torch.equal(getattr(one, part), getattr(other, part))
+
+
+def test_other_images_are_made_some_at_a_time() -> None:
+    bank = bank_of()
+    sizes: list[int] = []
+
+    def change(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return (images + 1).half()
+
+    changed = bank.with_images(change, at_once=4)
+    assert torch.equal(changed.images, (bank.images + 1).half())
+    assert sum(sizes) == len(bank)
+    assert max(sizes) == 4
+    assert changed.labels is bank.labels
+
+
+def test_a_bank_that_a_device_has_no_room_for_stays_and_its_batches_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(slices, "_has_room", lambda *_: False)
+    bank = bank_of().to("meta")
+    assert bank.images.device.type == "cpu"
+    batch = bank.batch(torch.tensor([0, 1]))
+    assert {part.device.type for part in (batch.image, batch.labels, batch.drawn)} == {"meta"}
+
+
+def test_a_gpu_is_filled_to_half_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (800, 10**9))
+    cuda = torch.device("cuda")
+    assert slices._has_room(cuda, torch.zeros(100))
+    assert not slices._has_room(cuda, torch.zeros(100), torch.zeros(1, dtype=torch.uint8))
+    assert slices._has_room(torch.device("cpu"), torch.zeros(10**4))

@@ -1,10 +1,11 @@
-"""SliceBank: every slice of a cohort as tensors on the training device; and the order in which they train."""
+"""SliceBank: every slice of a cohort as tensors, and the order in which they train."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Final
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -16,7 +17,11 @@ from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CohortError
 from crossbeat.labels import TRAINED, UNKNOWN, fold_drawn
 from crossbeat.prepare.augment import Augmentation, apply, draw
+from crossbeat.prepare.rows import Rows, gathered
 from crossbeat.prepare.volumes import Preparation, Window, label_slices_of, normalise, slices_of, window_of
+
+AT_ONCE: Final = 64
+"""Slices that are copied or changed together, where all are."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,24 @@ class Batch:
     labels: UInt8[Tensor, "n y x"]
     drawn: Bool[Tensor, "n k"]
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device; the CPU does not wait until it is there."""
+        if self.image.device == device:
+            return self
+        image, labels, drawn = (
+            (part.pin_memory() if device.type == "cuda" else part).to(device, non_blocking=True)
+            for part in (self.image, self.labels, self.drawn)
+        )
+        return Batch(image, labels, drawn)
+
 
 @dataclass(frozen=True)
 class SliceBank:
-    """The slices of a cohort, each in its field (`Preparation.field` pixels wide), in the cohort's order."""
+    """The slices of a cohort, each in its field (`Preparation.field` pixels wide), in the cohort's order.
+
+    They lie on the device that trains; where that has not the room for them, in memory; and where they are many, in a
+    mapped file (`prepare.rows`). Batches come on the device in any case, and hold the same slices.
+    """
 
     images: Float[Tensor, "n 1 y x"]
     labels: UInt8[Tensor, "n y x"]
@@ -51,20 +70,39 @@ class SliceBank:
     """k = 4: background (always true where annotated), LV, MYO, RV; all false where nobody looked."""
     table: tuple[Slice, ...]
     preparation: Preparation
+    device: torch.device | None = None
+    """Where batches are wanted; None: where the slices are."""
 
     def __len__(self) -> int:
         return len(self.table)
 
     def to(self, device: torch.device | str) -> SliceBank:
-        """The same bank on another device."""
-        return replace(
-            self, images=self.images.to(device), labels=self.labels.to(device), drawn=self.drawn.to(device)
-        )
+        """The same bank with its batches on another device; all of it, where it takes half the free memory at most."""
+        device = torch.device(device)
+        if not _has_room(device, self.images, self.labels, self.drawn):
+            return replace(self, device=device)
+        images, labels, drawn = (part.to(device) for part in (self.images, self.labels, self.drawn))
+        return replace(self, images=images, labels=labels, drawn=drawn, device=None)
 
     def batch(self, indices: Int[Tensor, " n"]) -> Batch:
         """The slices of these indices, whole fields; nothing waits for the device."""
         where = indices.to(self.images.device, non_blocking=True)
-        return Batch(self.images[where], self.labels[where], self.drawn[where])
+        found = Batch(self.images[where], self.labels[where], self.drawn[where])
+        return found if self.device is None else found.to(self.device)
+
+    def with_images(
+        self, change: Callable[[Float[Tensor, "n 1 y x"]], Tensor], at_once: int = AT_ONCE
+    ) -> SliceBank:
+        """The same slices with other images, made some at a time; they lie where the bank's own would."""
+        made = gathered(change(images) for images in torch.split(self.images, at_once))
+        return replace(self, images=made)
+
+    def only(self, indices: Int[Tensor, " n"]) -> SliceBank:
+        """The slices of these indices alone, in their order."""
+        parts = (self.images, self.labels, self.drawn)
+        images, labels, drawn = (_gathered(part, indices.to(part.device)) for part in parts)
+        table = tuple(self.table[i] for i in indices.tolist())
+        return replace(self, images=images, labels=labels, drawn=drawn, table=table)
 
     def find(self, keep: Callable[[Slice], bool]) -> Int[Tensor, " n"]:
         """Indices of the slices for which `keep` is true, in order; empty where there are none."""
@@ -111,9 +149,7 @@ def build_bank(
 
     With `annotated_only` the slices that nobody looked at are left out.
     """
-    images: list[Tensor] = []
-    labels: list[Tensor] = []
-    drawn: list[Tensor] = []
+    images, labels, drawn = Rows(), Rows(), Rows()
     table: list[Slice] = []
     for row in cohort:
         case = cohort.read(row)
@@ -130,18 +166,30 @@ def build_bank(
     if not table:
         kind = "annotated slice" if annotated_only else "slice"
         raise CohortError(f"{cohort.name}: no {kind} among {len(cohort)} scans; nothing to train on")
-    return SliceBank(torch.cat(images), torch.cat(labels), torch.cat(drawn), tuple(table), preparation)
+    return SliceBank(images.finish(), labels.finish(), drawn.finish(), tuple(table), preparation)
 
 
 def join_banks(banks: Sequence[SliceBank]) -> SliceBank:
     """Several banks of one preparation as one, in their order."""
     return replace(
         banks[0],
-        images=torch.cat([bank.images for bank in banks]),
-        labels=torch.cat([bank.labels for bank in banks]),
-        drawn=torch.cat([bank.drawn for bank in banks]),
+        images=gathered(bank.images for bank in banks),
+        labels=gathered(bank.labels for bank in banks),
+        drawn=gathered(bank.drawn for bank in banks),
         table=tuple(place for bank in banks for place in bank.table),
     )
+
+
+def _gathered(rows: Tensor, indices: Int[Tensor, " n"]) -> Tensor:
+    return gathered(rows[some] for some in torch.split(indices, AT_ONCE))
+
+
+def _has_room(device: torch.device, *tensors: Tensor) -> bool:
+    """Whether they would take no more than half of the memory that is free on a GPU."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return 2 * sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= free
 
 
 def global_batch(seed: int, step: int, count: int, batch_size: int) -> Int[Tensor, " n"]:

@@ -261,7 +261,7 @@ def _alone(row: Row, case: Case) -> Cohort:
 
 
 def _halved(bank: SliceBank) -> SliceBank:
-    return replace(bank, images=bank.images.half())
+    return bank.with_images(lambda images: images.half())
 
 
 def _weights(bank: SliceBank, records: tuple[FrameRecord, ...], settings: Settings) -> Float[Tensor, " n"]:

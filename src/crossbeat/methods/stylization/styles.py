@@ -16,7 +16,7 @@ from crossbeat.errors import CohortError
 from crossbeat.methods.recipe import Domains
 from crossbeat.methods.stylization.settings import Settings
 from crossbeat.prepare.augment import Augmentation, apply, draw
-from crossbeat.prepare.slices import SliceBank, batch_generator, build_bank, join_banks
+from crossbeat.prepare.slices import AT_ONCE, SliceBank, batch_generator, build_bank, join_banks
 from crossbeat.prepare.volumes import Preparation, crop
 from crossbeat.training import Run
 
@@ -228,26 +228,20 @@ def _further(cohort: Cohort, settings: Settings, tested: frozenset[str], read: s
 
 def _shown(bank: SliceBank, name: str) -> SliceBank:
     """The slices that show something."""
-    contrast = crop(bank.images, bank.preparation.size).flatten(1).std(dim=1)
+    parts = torch.split(bank.images, AT_ONCE)
+    contrast = torch.cat([crop(images, bank.preparation.size).flatten(1).std(dim=1) for images in parts])
     keep = torch.nonzero(contrast > FLAT).flatten()
     if not len(keep):
         raise CohortError(
             f"{name}: none of {len(bank)} style slices shows anything but one grey; check the scans"
         )
-    return _only(bank, keep)
+    return bank.only(keep)
 
 
 def _middle_slice(bank: SliceBank) -> SliceBank:
     """The middle slice of the first frame, which shows the heart where any does."""
     first = bank.find(lambda place: place.frame == bank.table[0].frame)
-    return _only(bank, first[len(first) // 2 :][:1])
-
-
-def _only(bank: SliceBank, keep: Int[Tensor, " n"]) -> SliceBank:
-    table = tuple(bank.table[i] for i in keep.tolist())
-    return replace(
-        bank, images=bank.images[keep], labels=bank.labels[keep], drawn=bank.drawn[keep], table=table
-    )
+    return bank.only(first[len(first) // 2 :][:1])
 
 
 def _nearest(places: list[tuple[float, int]], z_mm: float) -> int:

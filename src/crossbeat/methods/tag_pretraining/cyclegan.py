@@ -261,7 +261,7 @@ def draw_crops(
     corners = torch.randint(room + 1, (count, 2), generator=generator)
     flips = torch.rand(count, generator=generator) < 0.5
     mine = share(torch.arange(count))
-    fields = bank.images[chosen[mine].to(bank.images.device, non_blocking=True)]
+    fields = bank.batch(chosen[mine]).image
     crops = []
     for image, (top, left), flip in zip(fields, corners[mine].tolist(), flips[mine].tolist(), strict=True):
         crop = image[:, top : top + side, left : left + side]

@@ -25,6 +25,7 @@ from crossbeat.methods.tag_pretraining.cyclegan import Translator, learn_transla
 from crossbeat.methods.tag_pretraining.segmentation import Lesson
 from crossbeat.methods.tag_pretraining.settings import REPAINTED, Part, Settings
 from crossbeat.methods.validation import validation_banks
+from crossbeat.prepare.rows import Rows
 from crossbeat.prepare.slices import Batch, SliceBank, batch_generator, build_bank
 from crossbeat.prepare.volumes import Preparation, stretch
 from crossbeat.synthetic.tagging import Simulation, draw, tag
@@ -177,13 +178,13 @@ def repainted(bank: SliceBank, translator: Translator, run: Run, what: str) -> S
 
 
 def _repaint(bank: SliceBank, translator: Translator, run: Run, what: str) -> Float[Tensor, "n 1 y x"]:
-    chunks = []
+    made = Rows()
     with run.bar(f"repainting {what}", len(bank)) as step:
         for images in torch.split(bank.images, AT_ONCE):
-            chunks.append(translator.translate(images.to(run.torch_device)).cpu())
+            made.append(translator.translate(images.to(run.torch_device)).cpu())
             for _ in images:
                 step()
-    return torch.cat(chunks)
+    return made.finish()
 
 
 def _cost_of_repainting(bank: SliceBank, translator: Translator, run: Run) -> Estimate:

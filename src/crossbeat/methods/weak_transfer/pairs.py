@@ -19,7 +19,7 @@ from crossbeat.methods.weak_transfer.settings import Settings
 from crossbeat.prepare.augment import Draw, apply, draw
 from crossbeat.prepare.correspondence import fuse_labels, pair_scans, pseudo_case
 from crossbeat.prepare.random_fields import normal
-from crossbeat.prepare.slices import SliceBank, batch_generator, build_bank, global_batch, join_banks
+from crossbeat.prepare.slices import AT_ONCE, SliceBank, batch_generator, build_bank, global_batch, join_banks
 from crossbeat.training import Run
 
 _CROPS = 1
@@ -229,11 +229,9 @@ def _fuse(cases: list[Case], how: Literal["majority", "intersection"]) -> list[C
 
 
 def _with_hearts(bank: SliceBank) -> SliceBank:
-    heart = ((bank.labels > 0) & (bank.labels != UNKNOWN)).flatten(1).any(dim=1)
-    keep = torch.nonzero(heart).flatten()
+    parts = torch.split(bank.labels, AT_ONCE)
+    heart = [((labels > 0) & (labels != UNKNOWN)).flatten(1).any(dim=1) for labels in parts]
+    keep = torch.nonzero(torch.cat(heart)).flatten()
     if not len(keep):
         raise CohortError("no slice shows any heart; `keep_empty_slices: false` leaves nothing to train on")
-    table = tuple(bank.table[i] for i in keep.tolist())
-    return replace(
-        bank, images=bank.images[keep], labels=bank.labels[keep], drawn=bank.drawn[keep], table=table
-    )
+    return bank.only(keep)
