@@ -17,7 +17,7 @@ from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CrossbeatError, SettingsError
 from crossbeat.labels import UNKNOWN, Structure
-from crossbeat.segmenter import Segmenter
+from crossbeat.segmenter import Segmenter, most_probable
 
 Writer = Callable[[Row, NDArray[np.uint8]], None]
 
@@ -51,7 +51,7 @@ def predict_case(
     wanted = list(range(case.frames)) if frames is None else sorted(set(frames))
     whole = np.full(case.image.shape, UNKNOWN, np.uint8)
     if wanted:
-        chunks = [p.argmax(dim=1).to(torch.uint8).cpu() for p in _mean(segmenters, case, flips, wanted)]
+        chunks = [most_probable(p).cpu() for p in _mean(segmenters, case, flips, wanted)]
         labels = first.name_classes(torch.cat(chunks).reshape(len(wanted), *case.image.shape[1:]).numpy())
         whole[wanted] = keep_largest_components(labels) if largest_component else labels
     return whole

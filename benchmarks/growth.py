@@ -1,0 +1,106 @@
+"""Time and memory of every command as cohorts grow: 10, 100 and 1,000 scans, each command a process of its own.
+
+    python benchmarks/growth.py [--counts 10 100 1000] [--json OUT]
+
+Scans are small (4 slices of 64 × 64) so that what grows with their number shows. `train` makes the same 40 updates
+whatever the cohort, so its time beyond reading is a constant's. The table compares the largest cohort with the one
+before it: 1 is linear growth, more is better than that; memory is compared as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from hearts import PIXEL_MM, SLICE_MM, heart
+from sides import Line, number, parser, tell
+
+SLICES, SIDE = 4, 64
+TINY = (
+    "size=demo", "source={sequence: bssfp}", "steps=40", "steps_per_round=20", "image_size=32", "spacing_mm=2.5"
+)  # fmt: skip
+
+
+def commands(room: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each command of a user's way through the house, in order."""
+    table = str(room / "cohort.csv")
+    yield "index", ["index", str(room / "scans"), "--layout", "nnunet", "-o", table]
+    yield "check", ["check", table]
+    sets = [word for setting in TINY for word in ("--set", setting)]
+    yield "train", ["train", "supervised", table, "-o", str(room / "run"), *sets]
+    yield "predict", ["predict", str(room / "run"), table]
+    yield "evaluate", ["evaluate", str(room / "run"), table]
+
+
+def write_scans(room: Path, count: int) -> None:
+    """An nnU-Net folder of so many scans with their labels."""
+    for part in ("imagesTr", "labelsTr"):
+        (room / "scans" / part).mkdir(parents=True)
+    case = heart(0, side=SIDE * 2, slices=SLICES)
+    cut = slice(SIDE // 2, SIDE // 2 + SIDE)
+    affine = np.diag([PIXEL_MM, PIXEL_MM, SLICE_MM, 1.0])
+    image = np.moveaxis(case.image[0, :, cut, cut], 0, -1)
+    labels = np.moveaxis(case.labels[0, :, cut, cut], 0, -1)
+    for k in range(count):
+        stem = f"p{k:04d}"
+        nib.Nifti1Image((1000 + 100 * image + k % 50).astype(np.int16), affine).to_filename(
+            room / "scans" / "imagesTr" / f"{stem}_0000.nii.gz"
+        )
+        nib.Nifti1Image(labels, affine).to_filename(room / "scans" / "labelsTr" / f"{stem}.nii.gz")
+    (room / "scans" / "dataset.json").write_text(
+        '{"channel_names": {"0": "bssfp"}, "labels": {"background": 0, "LV": 1, "MYO": 2, "RV": 3}, '
+        f'"numTraining": {count}, "file_ending": ".nii.gz"}}'
+    )
+
+
+def measured(words: list[str], room: Path) -> tuple[float, float]:
+    """Seconds, and the largest resident memory in MB of the command and its children."""
+    program = Path(sys.executable).with_name("crossbeat")
+    start = time.perf_counter()
+    child = subprocess.Popen(
+        [str(program), *words], cwd=room, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stderr is not None
+    said = child.stderr.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"crossbeat {' '.join(words)} ended with {status}: {said[-600:]}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--counts", type=int, nargs="+", default=[10, 100, 1000])
+    options: argparse.Namespace = made.parse_args()
+    options.device = "cpu"
+    found: dict[str, list[tuple[float, float]]] = {}
+    for count in options.counts:
+        with tempfile.TemporaryDirectory() as folder:
+            write_scans(Path(folder), count)
+            for name, words in commands(Path(folder)):
+                found.setdefault(name, []).append(measured(words, Path(folder)))
+    print(f"{'scans':10}" + "".join(f"{count:>20}" for count in options.counts))
+    for name, cells in found.items():
+        told = (f"{number(seconds)} s {number(memory)} MB" for seconds, memory in cells)
+        print(f"{name:10}" + "".join(f"{text:>20}" for text in told))
+    lines = []
+    (fewer, more), (before, last) = options.counts[-2:], (-2, -1)
+    for name, cells in found.items():
+        rates = more / cells[last][0], fewer / cells[before][0]
+        lines.append(Line(f"{name}, {more} scans", f"{fewer} scans", "scan/s", *rates, 1.0))
+        lines.append(
+            Line(f"{name}, memory", f"{fewer} scans", "MB", cells[last][1], cells[before][1], fewer / more)
+        )
+    tell("Growth", lines, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What the benchmarks share: two sides that take turns, the ratio of their medians, one table, one JSON.
+
+The machines are shared and noisy. Sides that take turns within one process meet the same noise, so their ratio holds
+where neither time does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class Line:
+    """One comparison: what was done, how much of it each side did, and what was aimed at."""
+
+    what: str
+    against: str
+    unit: str
+    """Of both numbers: `/s` says that more is better, `s`, `ms` or `MB` that less is."""
+    ours: float
+    theirs: float
+    aim: float | None = None
+    """Least ratio that was aimed at; None: none was."""
+
+    @property
+    def ratio(self) -> float:
+        """How many times better ours is: faster, or smaller."""
+        return self.ours / self.theirs if self.unit.endswith("/s") else self.theirs / self.ours
+
+    @property
+    def verdict(self) -> str:
+        """Whether the aim was reached."""
+        if self.aim is None:
+            return ""
+        return f"≥ {self.aim:g}: {'reached' if self.ratio >= self.aim else 'missed'}"
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Options that every script has."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch, on the CPU")
+    made.add_argument("--json", type=Path, help="write what was measured")
+    return made
+
+
+def take_turns(
+    ours: Callable[[int], object], theirs: Callable[[int], object], rounds: int, warm: int = 2
+) -> tuple[float, float]:
+    """Median seconds of each side, which take turns; the first `warm` rounds are not counted."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for step in range(rounds + warm):
+        for go, into in zip((ours, theirs), seconds, strict=True):
+            wait()
+            start = time.perf_counter()
+            go(step)
+            wait()
+            if step >= warm:
+                into.append(time.perf_counter() - start)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def wait() -> None:
+    """Until the GPU is done, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def tell(title: str, lines: Sequence[Line], options: argparse.Namespace) -> None:
+    """Print the table, and write it as JSON where that is asked for."""
+    print(f"\n{title}\n{surroundings(options)}")
+    print(f"{'':44}{'ours':>11}{'theirs':>11} {'':6}{'ratio':>7}  aim")
+    for line in lines:
+        name = f"{line.what}, against {line.against}"
+        print(
+            f"{name[:54]:54}{number(line.ours):>11}{number(line.theirs):>11} {line.unit:6}{line.ratio:7.2f}  "
+            f"{line.verdict}"
+        )
+    if options.json:
+        found = [asdict(line) | {"ratio": line.ratio} for line in lines]
+        record = {"title": title, "machine": surroundings(options), "lines": found}
+        options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def surroundings(options: argparse.Namespace) -> str:
+    """Machine, threads, torch and day, in a line."""
+    where: Literal["cuda", "cpu"] = "cuda" if options.device.startswith("cuda") else "cpu"
+    machine = torch.cuda.get_device_name() if where == "cuda" else _processor()
+    threads = f"{options.threads} threads, " if where == "cpu" else ""
+    return f"{machine}, {threads}torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
+
+
+def number(value: float) -> str:
+    """Three digits that matter."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
