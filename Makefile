@@ -32,8 +32,8 @@ check: $(READY) ## Format, lint, types, laws and fast tests; a minute and a half
 	$(BIN)/mypy
 	$(PYTEST) -q -m 'not slow and not real'
 
-bench: $(READY) ## Benchmarks, each a ratio of two sides in one run
-	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+bench: $(READY) ## Benchmarks, each a ratio of two sides in one run; half an hour on two cores
+	$(BIN)/python benchmarks/run.py
 
 format: $(READY) ## Lay out the sources
 	$(BIN)/ruff format .

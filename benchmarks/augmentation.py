@@ -9,19 +9,15 @@ rounds of the two alternate, so that other work on the machine hits both, and th
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import statistics
-import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
+from sides import Line, parser, take_turns, tell
 from torch import Tensor
 
 from crossbeat.prepare.augment import RANDOM_CONTRAST, STANDARD, Augmentation, apply, draw
@@ -40,38 +36,21 @@ KINDS: dict[str, Augmentation] = {
 
 
 def main() -> None:
-    options = parse()
+    made = parser(__doc__)
+    made.add_argument("--batch", type=int, default=16)
+    made.add_argument("--size", type=int, default=224)
+    made.add_argument("--rounds", type=int, default=15)
+    made.set_defaults(threads=1)
+    options = made.parse_args()
     torch.set_num_threads(options.threads)
     image, labels = slices(options.batch, 2 * round(0.75 * options.size))
-    rows = []
-    print(f"{'changes':18}{'crossbeat':>14}{'MONAI':>14}{'ratio':>8}   images a second")
+    lines = []
     for name, settings in KINDS.items():
         ours = batched(settings, image.to(options.device), labels.to(options.device), options.size)
         theirs = one_by_one(monai_transforms(name, settings, options.size), image, labels)
-        seconds = alternate(ours, theirs, options.rounds)
-        mine, other = (options.batch / statistics.median(s) for s in seconds)
-        rows.append({"changes": name, "crossbeat_per_s": mine, "monai_per_s": other, "ratio": mine / other})
-        print(f"{name:18}{mine:14.0f}{other:14.0f}{mine / other:8.1f}")
-    if options.json:
-        record = {
-            "settings": {k: str(v) for k, v in vars(options).items()},
-            "torch": torch.__version__,
-            "rows": rows,
-        }
-        options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+        one, other = (options.batch / seconds for seconds in take_turns(ours, theirs, options.rounds))
+        lines.append(Line(name, "MONAI's transforms", "im/s", one, other))
+    tell(f"Augmentation of {options.size}-pixel slices", lines, options)
 
 
 def slices(n: int, side: int) -> tuple[Tensor, Tensor]:
@@ -89,8 +68,6 @@ def batched(settings: Augmentation, image: Tensor, labels: Tensor, size: int) ->
     def go(step: int) -> None:
         made = draw(settings, len(image), torch.Generator().manual_seed(step)).to(image.device)
         apply(made, image, labels, size=(size, size))
-        if image.is_cuda:
-            torch.cuda.synchronize()
 
     return go
 
@@ -146,19 +123,6 @@ def monai_transforms(name: str, settings: Augmentation, size: int) -> Callable[[
     if s.noise_sd[1]:
         made.append(m.RandGaussianNoised("image", prob=s.noise_probability, std=s.noise_sd[1]))
     return m.Compose(made).set_random_state(seed=0)
-
-
-def alternate(
-    ours: Callable[[int], None], theirs: Callable[[int], None], rounds: int
-) -> tuple[list[float], list[float]]:
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for step in range(rounds + 2):  # the first two warm up
-        for go, into in zip((ours, theirs), seconds, strict=True):
-            start = time.perf_counter()
-            go(step)
-            if step >= 2:
-                into.append(time.perf_counter() - start)
-    return seconds
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
@@ -13,8 +15,19 @@ PIXEL_MM = 1.25
 SLICE_MM = 8.0
 
 
-def cohort(scans: int, *, side: int = 320, slices: int = 10, frames: int = 1, distinct: int = 4) -> Cohort:
-    """So many labelled scans, one in eight of which validates. Only `distinct` differ: the rest are these again."""
+def cohort(
+    subjects: int,
+    *,
+    side: int = 320,
+    slices: int = 10,
+    frames: int = 1,
+    distinct: int = 4,
+    sequences: Sequence[str] = ("bssfp",),
+) -> Cohort:
+    """So many subjects, each with a labelled scan of every sequence; one in eight of them validates.
+
+    Only `distinct` scans differ: the rest are these again.
+    """
     made: dict[int, Case] = {}
 
     def read(row: Row) -> Case:
@@ -23,11 +36,21 @@ def cohort(scans: int, *, side: int = 320, slices: int = 10, frames: int = 1, di
             made[number] = heart(number, side=side, slices=slices, frames=frames)
         return made[number]
 
+    phases = {"ed_frame": 0, "es_frame": frames // 2} if frames > 1 else {}
     rows = tuple(
-        Row(f"s{k}", f"s{k}", "bssfp", "-", labels="-", split="validation" if k % 8 == 7 else "train")
-        for k in range(scans)
+        Row(
+            f"s{k}",
+            f"s{k}_{of}",
+            of,
+            "-",
+            labels="-",
+            split="validation" if k % 8 == 7 else "train",
+            **phases,
+        )
+        for k in range(subjects)
+        for of in sequences
     )
-    return Cohort(rows, read, f"{scans} scans")
+    return Cohort(rows, read, f"{len(rows)} scans")
 
 
 def heart(number: int, *, side: int, slices: int, frames: int = 1) -> Case:

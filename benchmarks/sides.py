@@ -81,17 +81,20 @@ def wait() -> None:
 def tell(title: str, lines: Sequence[Line], options: argparse.Namespace) -> None:
     """Print the table, and write it as JSON where that is asked for."""
     print(f"\n{title}\n{surroundings(options)}")
-    print(f"{'':44}{'ours':>11}{'theirs':>11} {'':6}{'ratio':>7}  aim")
-    for line in lines:
-        name = f"{line.what}, against {line.against}"
-        print(
-            f"{name[:54]:54}{number(line.ours):>11}{number(line.theirs):>11} {line.unit:6}{line.ratio:7.2f}  "
-            f"{line.verdict}"
-        )
+    print_lines(lines)
     if options.json:
         found = [asdict(line) | {"ratio": line.ratio} for line in lines]
         record = {"title": title, "machine": surroundings(options), "lines": found}
         options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def print_lines(lines: Sequence[Line]) -> None:
+    """The table that all benchmarks end in."""
+    print(f"{'':58}{'ours':>9}{'theirs':>9} {'':7}{'ratio':>6}  aim")
+    for line in lines:
+        name = f"{line.what}, against {line.against}"
+        told = f"{name[:58]:58}{number(line.ours):>9}{number(line.theirs):>9} {line.unit:7}{line.ratio:6.2f}"
+        print(f"{told}  {line.verdict}".rstrip())
 
 
 def surroundings(options: argparse.Namespace) -> str:

@@ -1,0 +1,63 @@
+"""What benchmarks share: ratios point the right way, sides take turns. How quick anything is, no test says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def sides(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import sides as module
+
+    found: ModuleType = module
+    return found
+
+
+@pytest.mark.parametrize(
+    ("unit", "ratio"), [("im/s", 2.0), ("scan/s", 2.0), ("s", 0.5), ("ms", 0.5), ("MB", 0.5)]
+)
+def test_a_ratio_above_one_is_in_our_favour(sides: ModuleType, unit: str, ratio: float) -> None:
+    line = sides.Line("this", "that", unit, 10.0, 5.0, aim=1.0)
+    assert line.ratio == ratio
+    assert line.verdict == f"≥ 1: {'reached' if ratio >= 1 else 'missed'}"
+    assert sides.Line("this", "that", unit, 10.0, 5.0).verdict == ""
+
+
+def test_sides_take_turns_and_the_first_ones_do_not_count(sides: ModuleType) -> None:
+    turns: list[str] = []
+    medians = sides.take_turns(lambda k: turns.append(f"a{k}"), lambda k: turns.append(f"b{k}"), 3, warm=1)
+    assert turns == ["a0", "b0", "a1", "b1", "a2", "b2", "a3", "b3"]
+    assert len(medians) == 2
+
+
+def test_what_was_measured_is_written_and_read_back_as_a_table(
+    sides: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = argparse.Namespace(device="cpu", threads=2, json=tmp_path / "found.json")
+    sides.tell("A title", [sides.Line("this", "that", "im/s", 123.4, 61.7, 1.5)], options)
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert record["lines"][0]["ratio"] == 2.0
+    told = capsys.readouterr().out
+    assert "A title" in told
+    assert "this, against that" in told
+    assert "2.00  ≥ 1.5: reached" in told
+
+
+def test_a_benchmark_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "run.py"), "trainig"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "there is no benchmark trainig; there are augmentation, training" in done.stderr
+    scripts = {path.stem for path in BENCHMARKS.glob("*.py")} - {"run", "sides", "hearts"}
+    assert all(f" {script}" in done.stderr for script in scripts), "run.py runs every benchmark"
