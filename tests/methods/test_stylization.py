@@ -415,7 +415,9 @@ def test_a_stylizer_says_how_its_slices_come_out(
     learn_stylizer(material_of(cohort, tmp_path / "a"), encoder, settings, quiet_run(tmp_path / "b"))
     said = " ".join(capsys.readouterr().err.split())
     assert re.search(
-        r"of 9 stylised slices \d+% of the pixels are clipped .* edge correlation -?\d\.\d\d", said
+        r"of 9 stylised slices \d+% of the pixels are clipped .* edge correlation -?\d\.\d\d; codes of styles lie "
+        r"\d+\.\d\d nats a dimension from a standard normal",
+        said,
     )
 
 
@@ -770,6 +772,17 @@ def test_a_shared_part_is_known_by_all_settings_but_those_that_it_knows_nothing_
     ):
         found = settings_of(**changes).shared_stages
         assert {name for name in plain if found[name] != plain[name]} == changed
+
+
+def test_a_stylizer_slows_down_as_its_own_authors_had_it() -> None:
+    """RElbers' AdaConv by 2e-4 a step, the cardiac RAIN by next to nothing; ours both alike."""
+    found = {
+        (profile, stylizer): settings_of(profile=profile, stylizer=stylizer, size="full").decay
+        for profile in ("ours", "code")
+        for stylizer in ("rain", "adaconv")
+    }
+    assert list(found.values()) == [5e-5, 5e-5, 0.0, 2e-4]
+    assert settings_of(profile="code", stylizer="adaconv", stylizer_decay=1e-3).decay == 1e-3
 
 
 def test_an_encoder_counts_by_its_bytes(tmp_path: Path) -> None:

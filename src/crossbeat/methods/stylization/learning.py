@@ -77,7 +77,7 @@ class StylizerStage(Stage):
     def configure_optimizers(self) -> Any:
         s = self.settings
         optimizer = torch.optim.Adam(self.network.parameters(), lr=s.stylizer_learning_rate)
-        return [optimizer], [LambdaLR(optimizer, lambda step: 1 / (1 + s.stylizer_decay * step))]
+        return [optimizer], [LambdaLR(optimizer, lambda step: 1 / (1 + s.decay * step))]
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -161,7 +161,7 @@ class StyleVaeStage(Stage):
     def configure_optimizers(self) -> Any:
         rate = self.settings.stylizer_learning_rate
         optimizer = torch.optim.Adam(self.autoencoder.parameters(), lr=rate)
-        decay = self.settings.stylizer_decay
+        decay = self.settings.decay
         return [optimizer], [LambdaLR(optimizer, lambda step: 1 / (1 + decay * step))]
 
     def on_fit_start(self) -> None:
@@ -213,14 +213,18 @@ def _tell_what_is_drawn(stylizer: Stylizer, material: Material, settings: Settin
     chosen = torch.linspace(0, len(material.content) - 1, count).round().long()
     contents = crop(material.content.images[chosen], settings.image_size).to(run.torch_device)
     styles = choose_styles(material.taught, count, seed=run.seed, step=0)
-    code = stylizer.code_of(style_images(material.taught, styles, seed=run.seed).to(run.torch_device))
-    made = stylizer.stylise(contents, code)
+    of_styles = style_images(material.taught, styles, seed=run.seed).to(run.torch_device)
+    made = stylizer.stylise(contents, stylizer.code_of(of_styles))
     clipped = float(((made <= 0) | (made >= 1)).float().mean())
     of_contents = float(((contents <= 0) | (contents >= 1)).float().mean())
     edges = 1 - float(structure_loss(made, contents))
+    codes = ""
+    if stylizer.has_code:
+        nats = float(divergence(stylizer.distribution(of_styles)))
+        codes = f"; codes of styles lie {nats:.2f} nats a dimension from a standard normal"
     run.note(
         f"stylizer {stylizer.kind}: of {count} stylised slices {clipped:.0%} of the pixels are clipped to [0, 1] "
-        f"({of_contents:.0%} of the contents' lie there), edge correlation {edges:.2f}"
+        f"({of_contents:.0%} of the contents' lie there), edge correlation {edges:.2f}{codes}"
     )
 
 

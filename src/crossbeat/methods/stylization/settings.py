@@ -40,7 +40,7 @@ PAPER: Final[Mapping[str, Any]] = {
     "spread": "direct",
     "deviation": "free",
     "style_channels": 512,
-    "stylizer_decay": 0.0,
+    "stylizer_decay": None,
     "decoder_start": "random",
     "stylizer_clip_norm": 0.0,
     "match_updates": False,
@@ -66,6 +66,8 @@ CONTENT_WEIGHT: Final = {
     "adaconv": 1.0,
 }  # Few-shot-UDA; RElbers/ada-conv-pytorch (methods.md 3.2, 3.6)
 STYLE_WEIGHT: Final = {"rain": 5.0, "adaconv": 10.0}
+PUBLISHED_DECAY: Final = {"rain": 0.0, "adaconv": 2e-4}
+"""Few-shot-UDA's falls by the epoch, next to nothing; RElbers/ada-conv-pytorch (methods.md 3.2, 3.6)."""
 
 
 class Settings(Recipe):
@@ -169,8 +171,10 @@ class Settings(Recipe):
     )
     stylizer_batch: int = Field(16, ge=1, description="contents and styles a step; methods.md 3.2")
     stylizer_learning_rate: float = Field(1e-4, gt=0, description="Adam; methods.md 3.2 and 3.6")
-    stylizer_decay: float = Field(
-        5e-5, ge=0, description="d in rate / (1 + d · step); RElbers 2e-4, cardiac next to none; 3.2, 3.6"
+    stylizer_decay: float | None = Field(
+        5e-5,
+        ge=0,
+        description="d in rate / (1 + d · step); null: as published, RAIN 0, AdaConv 2e-4; 3.2, 3.6",
     )
     decoder_start: Literal["encoder", "random"] = Field(
         "encoder",
@@ -305,6 +309,11 @@ class Settings(Recipe):
         given = self.model_dump(mode="json")
         stylizer = decided_by("stylizer", given)
         return {"encoder": decided_by("encoder", given), "stylizer": stylizer, "style_vae": stylizer}
+
+    @property
+    def decay(self) -> float:
+        """d in rate / (1 + d · step) of the stylizer, 0 where there is none."""
+        return PUBLISHED_DECAY.get(self.stylizer, 0.0) if self.stylizer_decay is None else self.stylizer_decay
 
     def auxiliary_rounds(self, name: Literal["encoder", "stylizer", "style_vae"]) -> tuple[int, int]:
         """As `rounds`, of another stage, whose updates are the setting `<name>_steps`."""
