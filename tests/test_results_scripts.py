@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
@@ -429,3 +430,33 @@ def test_tag_tables_ask_of_arms_that_the_study_has(tag_scripts: tuple[ModuleType
                 assert settings["strategy"] == strategy
                 assert (settings["target_labels"] == "none") == (share == 0)
                 assert settings["target_labelled"] == (share / 100 if 0 < share < 100 else None)
+
+
+def test_the_parts_of_a_cell_are_told_from_its_log(
+    load_script: Callable[[str], ModuleType],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed in its second stage at 100 s, taken up again an hour later: the hour counts nowhere."""
+    cell = tmp_path / "cells" / "cine" / "seed-0"
+    cell.mkdir(parents=True)
+    events = [
+        (0, "started"), (20, "stage started"), (60, "stage finished"), (65, "stage started"), (70, "note"),
+        (100, "stopped"), (3700, "resumed"), (3710, "stage resumed"), (3770, "stage finished"), (3771, "finished"),
+        (3772, "predicting"), (3782, "scoring"), (3785, "scored"),
+    ]  # fmt: skip
+    lines = [
+        {"time": datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"), "event": what}
+        for at, what in events
+    ]
+    (cell / "log.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    monkeypatch.syspath_prepend(str(RESULTS))
+    module = load_script("results/study_parts")
+    with pytest.raises(FileError, match="no finished cell"):
+        module.main([str(tmp_path)])
+    (cell / "scores.csv").touch()
+    spent = {"before": 30, "training": 135, "between": 6, "predicting": 10, "scoring": 3}
+    assert module.seconds_of(cell / "log.jsonl") == spent
+    module.main([str(tmp_path)])
+    assert "| `cine/seed-0` | 30 | 135 | 6 | 10 | 3 | 36% |" in capsys.readouterr().out

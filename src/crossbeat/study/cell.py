@@ -72,8 +72,12 @@ def run_cell(cell: Cell, study: StudyFolder, means: Means) -> None:
         if now in ("new", "begun"):
             _train(cell, folder, study, means)
         if now != "done":
+            note = Run(folder, device=means.device).record
+            note("predicting")
             _predict(cell, folder, means)
+            note("scoring")
             _evaluate(cell, folder)
+            note("scored")
 
 
 def at_work(cell: Cell, study: StudyFolder) -> bool:
