@@ -1,6 +1,7 @@
 """Tag pretraining: which part is learnt when and how long, what a source image becomes, whose images are seen."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -418,6 +419,29 @@ def test_arms_of_a_study_that_agree_on_it_learn_one_cyclegan_and_repaint_once(
     assert (tmp_path / "again" / "models" / "translator" / "translator.json").exists()
     for material in (first, again):
         assert torch.equal(material.lessons["tags"].bank.images, alone.lessons["tags"].bank.images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("structures", [("LV", "MYO", "RV"), ("MYO",)])
+def test_a_network_of_cine_is_asked_whether_the_cycle_keeps_the_heart(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, structures: tuple[str, ...]
+) -> None:
+    """A cycle that moves the heart costs Dice, and one that gives images back as they were costs none."""
+    rows = tuple(replace(row, split="validation") if row.scan == "s2_bssfp" else row for row in cohort)
+    monkeypatch.setattr(Translator, "translate", lambda self, images: images)
+    settings = settings_of(
+        **{**LEARNS, "strategy": "cyclegan", "cine_first": True, "structures": structures, "steps": 80}
+    )
+    told = {}
+    for name, back in (("kept", lambda images: images), ("moved", lambda images: images.roll(12, 3))):
+        monkeypatch.setattr(Translator, "translate_back", lambda self, images, back=back: back(images))
+        train(replace(cohort, rows=rows), settings, quiet_run(tmp_path / name))
+        found = re.search(r"of \d+ validation slices the network of cine has Dice (\S+) as they are and (\S+) there",
+                          notes_in(tmp_path / name))  # fmt: skip
+        assert found is not None
+        told[name] = [float(value) for value in found.groups()]
+    assert told["kept"][0] == told["kept"][1] == told["moved"][0] > 0.2
+    assert told["moved"][1] < told["moved"][0] - 0.2
 
 
 def test_a_cyclegan_is_known_by_all_settings_but_those_that_it_knows_nothing_of() -> None:

@@ -49,15 +49,15 @@ def test_every_slice_is_there_in_order_and_knows_where_it_comes_from() -> None:
         (0, 3, 24.0),
         (1, 0, 0.0),
     ]
-    assert bank.volume("a_lge", 0).tolist() == [8, 9, 10, 11]
-    assert bank.volumes()[:3] == [("a_bssfp", 0), ("a_bssfp", 1), ("a_lge", 0)]
+    assert bank.volumes()["a_lge", 0].tolist() == [8, 9, 10, 11]
+    assert list(bank.volumes())[:3] == [("a_bssfp", 0), ("a_bssfp", 1), ("a_lge", 0)]
 
 
 def test_what_nobody_looked_at_is_unknown_and_left_out_on_request() -> None:
     bank = bank_of()
     assert bank.drawn[0].tolist() == [True, True, True, False]  # background, LV and MYO; no RV
     assert not bank.drawn[2].any()
-    assert not bank.drawn[bank.volume("a_bssfp", 1)].any()
+    assert not bank.drawn[bank.volumes()["a_bssfp", 1]].any()
     assert len(bank.annotated()) == len(bank_of(annotated_only=True)) == 4 * 3
 
 

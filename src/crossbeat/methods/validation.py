@@ -28,8 +28,7 @@ def volume_dice(network: nn.Module, bank: SliceBank, in_channels: int = 1) -> Fl
     """Dice of LV, MYO and RV in each volume of the bank; nan where one is not drawn, or is absent in both."""
     shared, total = _count_pixels(network, bank, in_channels)
     values = []
-    for scan, frame in bank.volumes():
-        where = bank.volume(scan, frame)
+    for where in bank.volumes().values():
         overlap, both = shared[where].sum(dim=0), total[where].sum(dim=0)
         values.append(torch.where(both > 0, 2 * overlap / both, torch.nan))
     return torch.stack(values) if values else torch.full((0, bank.drawn.shape[1] - 1), torch.nan)

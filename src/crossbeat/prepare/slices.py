@@ -112,13 +112,12 @@ class SliceBank:
         """Indices of the slices that somebody annotated, hearts or not."""
         return torch.nonzero(self.drawn[:, 0].cpu()).flatten()
 
-    def volume(self, scan: str, frame: int) -> Int[Tensor, " z"]:
-        """Indices of one frame's slices, in the order of z."""
-        return self.find(lambda s: s.scan == scan and s.frame == frame)
-
-    def volumes(self) -> list[tuple[str, int]]:
-        """(scan, frame) of everything in the bank, in order."""
-        return list(dict.fromkeys((s.scan, s.frame) for s in self.table))
+    def volumes(self) -> dict[tuple[str, int], Int[Tensor, " z"]]:
+        """By (scan, frame) the indices of its slices, in the bank's order."""
+        found: dict[tuple[str, int], list[int]] = {}
+        for i, s in enumerate(self.table):
+            found.setdefault((s.scan, s.frame), []).append(i)
+        return {volume: torch.tensor(indices) for volume, indices in found.items()}
 
     def nearest(self, z_mm: float, within_mm: float, keep: Callable[[Slice], bool]) -> int | None:
         """The slice nearest to a position, among those kept; None if none lies within the distance."""

@@ -36,6 +36,8 @@ TAGS: Final = 11
 """Purpose of the random numbers that tags are drawn from (`prepare.slices.batch_generator`)."""
 AT_ONCE: Final = 8
 """Slices, where all are repainted."""
+CYCLED: Final = 24
+"""Slices that go through a CycleGAN's cycle, to see whether the heart stays where it was."""
 FRAMES: Final = 25
 """Of a tagged cine, one imaging pulse each (methods.md 4.4)."""
 
@@ -52,6 +54,8 @@ class Material:
     target, which are never disguised."""
     seen: Mapping[str, Cohort]
     """Scans that training looked at, for `provenance`."""
+    cycled: tuple[SliceBank, SliceBank] | None = None
+    """Some validation slices of the source as they are, and as they come back from a CycleGAN's cycle."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
     parts = settings.parts
     plain_validation = validation_banks(domains, settings.preparation)
     validation: dict[Part, dict[str, SliceBank]] = {part: dict(plain_validation) for part in parts}
+    cycled: tuple[SliceBank, SliceBank] | None = None
     if "cine" in parts or "tags" in parts:
         _refuse_no_source(domains.source, settings)
         plain = _read(domains.source, settings, run, "reading the source")
@@ -130,11 +135,12 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
         if "source" in plain_validation:
             found = repainted(plain_validation["source"], translator, run, validating)
             validation["tags"]["source"] = found
+            cycled = there_and_back(plain_validation["source"], translator, run)
     if "target" in parts:
         lessons["target"] = Lesson(
             _read(domains.target, settings, run, "reading labelled target scans"), learnt=settings.learnt
         )
-    return Material(domains, strategy, lessons, validation, seen)
+    return Material(domains, strategy, lessons, validation, seen, cycled)
 
 
 def find_strategy(cohort: Cohort, settings: Settings) -> str:
@@ -175,6 +181,18 @@ def repainted(bank: SliceBank, translator: Translator, run: Run, what: str) -> S
         lambda images, folder: keep(folder, "images", {"images": images}, {}),
     )
     return replace(bank, images=images)
+
+
+def there_and_back(bank: SliceBank, translator: Translator, run: Run) -> tuple[SliceBank, SliceBank] | None:
+    """A few slices, evenly spread over the bank, and the same after the CycleGAN's cycle; None in a dry run."""
+    if run.estimates is not None:
+        return None
+    few = bank.only(torch.linspace(0, len(bank) - 1, min(CYCLED, len(bank))).round().long())
+
+    def cycle(images: Tensor) -> Tensor:
+        return translator.translate_back(translator.translate(images.to(run.torch_device)))
+
+    return few, few.with_images(cycle, at_once=AT_ONCE)
 
 
 def _repaint(bank: SliceBank, translator: Translator, run: Run, what: str) -> Float[Tensor, "n 1 y x"]:
