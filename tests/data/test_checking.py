@@ -10,7 +10,7 @@ import pytest
 import trees
 
 from crossbeat.cohort import Cohort, Row
-from crossbeat.data.checking import Problem, check
+from crossbeat.data.checking import Problem, check, told
 
 GOOD = Row(
     subject="good",
@@ -136,6 +136,22 @@ def test_nominal_spacing_is_noted(folder: Path) -> None:
     one = only(found(folder, replace(GOOD, spacing_source="nominal")), "good")
     assert one.severity == "note"
     assert "nominal: mm and ml of this scan are no measurements" in one.problem
+
+
+def test_what_is_noted_alike_of_many_scans_is_told_once_and_errors_never_are_together() -> None:
+    note = Problem("note", "a", "a.nii.gz", "the spacing is nominal", "")
+    problems = [note, replace(note, scan="b", file="b.nii.gz"), replace(note, problem="has no labels")]
+    problems += [Problem("error", scan, f"{scan}.nii.gz", "cannot be read", "mend it") for scan in "ab"]
+    problems += [replace(note, scan="c", problem="two files", file=f) for f in ("c1", "c2")]
+    assert told(problems) == [
+        "note: 2 scans, a first: the spacing is nominal",
+        "note: a, a.nii.gz: has no labels",
+        "error: a, a.nii.gz: cannot be read; mend it",
+        "error: b, b.nii.gz: cannot be read; mend it",
+        "note: c, c1: two files",
+        "note: c, c2: two files",
+    ]
+    assert told([]) == []
 
 
 def test_one_image_under_two_names_is_told_and_across_splits_it_is_an_error(folder: Path) -> None:

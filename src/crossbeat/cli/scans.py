@@ -102,14 +102,15 @@ def check(cohort_csv: Csv) -> None:
     from crossbeat import console
     from crossbeat.cohort import read_conventions
     from crossbeat.data import check as find_problems
+    from crossbeat.data import told
 
     cohort = cohort_at(cohort_csv)
     with console.bar("checking scans", len(cohort)) as step:
         problems = find_problems(
             cohort, cohort_csv.parent, read_conventions(cohort_csv.parent), progress=step
         )
-    for problem in problems:
-        console.say(str(problem))
+    for line in told(problems):
+        console.say(line)
     errors = sum(problem.severity == "error" for problem in problems)
     console.say(f"{len(cohort)} scans, {errors} errors, {len(problems) - errors} warnings and notes")
     if errors:

@@ -17,7 +17,7 @@ import yaml
 from crossbeat import geometry
 from crossbeat.cohort import Cohort, Row, read_conventions
 from crossbeat.data.acdc import ACDC
-from crossbeat.data.checking import Problem, check
+from crossbeat.data.checking import Problem, check, told
 from crossbeat.data.emidec import EMIDEC
 from crossbeat.data.files import FILES
 from crossbeat.data.listing import Layout, Listing
@@ -46,6 +46,7 @@ __all__ = [
     "read_volume",
     "reader",
     "sidecar",
+    "told",
     "write_labels",
     "write_nnunet",
     "write_volume",

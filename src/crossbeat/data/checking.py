@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeVar
@@ -43,6 +43,22 @@ class Problem:
     def __str__(self) -> str:
         where = ", ".join(part for part in (self.scan, self.file) if part) or "cohort"
         return f"{self.severity}: {where}: {self.problem}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def told(problems: Sequence[Problem]) -> list[str]:
+    """A line a problem; warnings and notes that say the same of several scans stand once, with the first of them."""
+    alike: dict[tuple[str, str, str], list[Problem]] = defaultdict(list)
+    for problem in problems:
+        alone = problem.scan + problem.file if problem.severity == "error" else ""
+        alike[problem.severity, problem.problem + problem.remedy, alone].append(problem)
+    lines = []
+    for first, *others in alike.values():
+        scans = dict.fromkeys(p.scan for p in (first, *others))
+        if len(scans) == 1:
+            lines += [str(p) for p in (first, *others)]
+        else:
+            lines.append(str(replace(first, scan=f"{len(scans)} scans, {first.scan} first", file="")))
+    return lines
 
 
 def check(
