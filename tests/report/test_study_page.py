@@ -147,7 +147,7 @@ def test_the_league_prints_what_the_statistics_say(view: StudyView, page: Page) 
     assert line[3] == f"{mean['mean']:.3f} ± {mean['sd']:.3f} {mean['low']:.3f} to {mean['high']:.3f}"
     assert line[4] == f"{hd95['mean']:.2f} ± {hd95['sd']:.2f}"
     assert line[5].startswith(f"{mean['gap_closed']:.0%}".replace("%", " %"))
-    assert line[6:] == ["9", "2", "0", "0"]
+    assert line[6:] == ["9 × 2", "0", "0"]
 
 
 def test_differences_are_from_the_reference_with_the_corrected_p(view: StudyView, page: Page) -> None:
