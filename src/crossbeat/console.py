@@ -36,10 +36,10 @@ err = _console(stderr=True)
 
 @contextmanager
 def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
-    """A bar with the time left; call what it gives once a piece is done. A plain line where no terminal is."""
+    """A bar with the time left; call what it gives once a piece is done. A line a minute where no terminal is."""
     if not sys.stderr.isatty():
         err.print(f"{title}: {total}")
-        yield lambda *piece: None
+        yield _counted_now_and_then(title, total)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=err) as progress:
@@ -66,6 +66,18 @@ def watch(title: str, total: int) -> Iterator[tuple[Callable[[str], None], Calla
             progress.advance(task)
 
         yield done, lambda text: progress.update(task, now=text)
+
+
+def _counted_now_and_then(title: str, total: int) -> Callable[..., None]:
+    """Says how many pieces are done, in a line a minute."""
+    done, now = 0, _now_and_then()
+
+    def step(*piece: object) -> None:
+        nonlocal done
+        done += 1
+        now(f"{title}: {done} of {total}")
+
+    return step
 
 
 def _now_and_then() -> Callable[[str], None]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from crossbeat.methods.sharing import fingerprint, fingerprint_of_tensors, make_once
+from crossbeat.methods.sharing import find_or_make, fingerprint, fingerprint_of_tensors
 from crossbeat.training import Run
 
 
@@ -24,7 +24,7 @@ def test_what_is_shared_is_of_one_kind_seed_and_precision(tmp_path: Path) -> Non
 
     def get(seed: int = 0, kind: str = "a", shared: Path | None = tmp_path / "shared", **other: Any) -> str:
         run = Run(tmp_path / "run", seed=seed, device="cpu", progress=False, shared=shared, **other)
-        return make_once("part", [kind], run, make, lambda at: (at / "text").read_text(), save)
+        return find_or_make("part", [kind], run, make, lambda at: (at / "text").read_text(), save)
 
     assert [get(), get(), get(1), get(1), get()] == ["0", "0", "1", "1", "0"]
     assert get(kind="b") == "2"

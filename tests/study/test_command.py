@@ -3,6 +3,10 @@
 import json
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,10 @@ import pytest
 import yaml
 
 from crossbeat.cli import main
+from crossbeat.study.folder import StudyFolder
 from crossbeat.study.plan import Study
+from crossbeat.study.present import NO_TABLE, present
+from crossbeat.study.process import STOPPED
 from crossbeat.study.results import read_table
 
 Say = Callable[..., tuple[int, str, str]]
@@ -147,7 +154,40 @@ def test_a_misspelt_method_or_setting_of_an_arm_is_refused_before_anything_is_ma
     assert (code, f"{path}: arm a: no setting 'augmentatoin'; did you mean" in complaint) == (2, True)
     code, _, complaint = say("study", path, cohort_csv, "-o", out, "--dry-run")
     assert (code, f"{path}: arm a: no setting 'augmentatoin'; did you mean" in complaint) == (2, True)
+    code, _, complaint = say("study", path, "-o", out)
+    assert (code, f"{path}: arm a: no setting 'augmentatoin'; did you mean" in complaint) == (2, True)
+    assert "making phantoms" not in complaint
     assert not (out / "cells").exists()
+    assert not (out / "phantom").exists()
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_says_what_stays_and_has_not_failed(
+    study_yaml: Callable[..., Path], small_study: Callable[..., Study], cohort_csv: Path, tmp_path: Path
+) -> None:
+    """SIGTERM in the first cell: its page tells of no failure, and of no table."""
+    long = small_study().settings | {"steps": 4000, "steps_per_round": 4000}
+    path, out = study_yaml(settings=long), tmp_path / "out"
+    words = ["study", str(path), str(cohort_csv), "-o", str(out)]
+    command = [sys.executable, "-c", "from crossbeat.cli import main; main()", *words]
+    engine = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = out / "logs" / "source_only_seed-0.log"
+    begun = out / "cells" / "source_only" / "seed-0" / "stages"
+    for _ in range(600):
+        if begun.exists():
+            break
+        time.sleep(0.1)
+    engine.send_signal(signal.SIGTERM)
+    _, told = engine.communicate(timeout=60)
+    assert engine.returncode == 143
+    assert "stopped; finished rounds and cells are kept, and the same command goes on" in " ".join(
+        told.split()
+    )
+    assert log.read_text().splitlines()[-1] == STOPPED
+    opened = StudyFolder(out)
+    shown = present(opened)
+    assert "failed" not in Path(shown.page).read_text().partition("No cell failed.")[0].partition("<body")[2]
+    assert shown.sentences == (NO_TABLE,)
 
 
 @pytest.mark.slow

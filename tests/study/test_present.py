@@ -1,5 +1,6 @@
 """What a study says at its end: who is recommended among whom, what fits a terminal, what an evidence page holds."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crossbeat.study.evidence import CELL_COLUMNS, SCORE_COLUMNS, Evidence
+from crossbeat.study.evidence import CELL_COLUMNS, SCORE_COLUMNS, Evidence, read_evidence
 from crossbeat.study.plan import LOWER, UPPER, Study, canonical
 from crossbeat.study.present import Result, present_evidence
 
@@ -178,3 +179,18 @@ def test_what_is_scored_beside_the_target_is_broken_down_and_never_ranked(
         Result(made).league.query("structure == 'LV' and arm == @LOWER")["mean"].item()
     )
     assert "part" not in Result(made).breakdowns
+
+
+KEPT = sorted(path.parent for path in (Path(__file__).parents[2] / "docs" / "results").glob("*/cells.csv"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+def test_kept_evidence_gives_the_tables_that_are_kept_beside_it(folder: Path, tmp_path: Path) -> None:
+    """What a page of docs shows comes out of `crossbeat study --results` again."""
+    here = tmp_path / folder.name
+    shutil.copytree(folder, here)
+    present_evidence(read_evidence(here), here)
+    for name in ("league.csv", "breakdown.csv"):
+        ours, kept = (pd.read_csv(of / name) for of in (here, folder))
+        pd.testing.assert_frame_equal(ours, kept, rtol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,9 @@ def study(
 
     asked, folder = Study.load(study_yaml, undotted(changes)), StudyFolder(out)
     folder.refuse_foreign(asked)
+    with _named(study_yaml):
+        for arm in asked.arms:
+            asked.recipe(arm)  # refused here, before a phantom is made
     cohort_csv = cohort_csv or _phantom_of(asked, folder)
     means = Means(
         choice(device, "auto", "cpu", "cuda"),
@@ -127,7 +131,8 @@ def _tell_cost(folder: StudyFolder, cells: list[Cell], means: Means, arms: list[
     from crossbeat.study.engine import estimate, of_arms, told_total, unfinished
 
     asked = of_arms(cells, arms)
-    costs = estimate(asked, means, unfinished(folder, asked))
+    with console.bar("timing some steps of each arm", len({cell.arm for cell in asked})) as step:
+        costs = estimate(asked, means, unfinished(folder, asked), progress=step)
     head = ["Arm", "Stage", "Trainings", "Left", "Updates", "Parameters", "Memory", "Time of one"]
     console.table("", head, [cost.told() for cost in costs])
     console.say(f"{told_total(costs)}; predicting and scoring come on top")
@@ -137,10 +142,13 @@ def _tell_cost(folder: StudyFolder, cells: list[Cell], means: Means, arms: list[
 def _phantom_of(asked: Study, folder: StudyFolder) -> Path:
     from crossbeat import console
     from crossbeat.study.folder import PHANTOM
-    from crossbeat.study.phantom import make_phantom
+    from crossbeat.study.phantom import is_made, make_phantom
 
+    path = folder.path / PHANTOM
+    if is_made(asked.phantom, path):
+        return path / "cohort.csv"
     with console.bar("making phantoms", asked.phantom.subjects) as step:
-        return make_phantom(asked.phantom, folder.path / PHANTOM, progress=step)
+        return make_phantom(asked.phantom, path, progress=step)
 
 
 def _compute(folder: StudyFolder, arms: list[str], engine: Engine, address: str, jobs: int) -> None:
@@ -153,7 +161,7 @@ def _compute(folder: StudyFolder, arms: list[str], engine: Engine, address: str,
     if replaced:
         names = ", ".join(cell.name for cell in replaced)
         console.warn(f"{names}: trained before with other settings or scans; that goes to {folder.earlier}")
-    with console.watch("training", len(cells)) as (done, now):
+    with _stopped_aloud(), console.watch("training", len(cells)) as (done, now):
         outcomes = compute(
             folder,
             cells,
@@ -175,6 +183,26 @@ def _compute(folder: StudyFolder, arms: list[str], engine: Engine, address: str,
     console.then(f"open {shown.page} in a browser")
     if failed:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _stopped_aloud() -> Iterator[None]:
+    """Say on Ctrl-C and SIGTERM that nothing is lost; the cells are stopped on the way out in both cases."""
+    from crossbeat import console
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        console.warn(
+            "stopped; finished rounds and cells are kept, and the same command goes on with the rest"
+        )
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _render(results: Path, add: list[Path]) -> None:

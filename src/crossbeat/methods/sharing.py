@@ -20,7 +20,7 @@ from crossbeat.training import Run
 Part = TypeVar("Part")
 
 
-def make_once(
+def find_or_make(
     part: str,
     decided_by: object,
     run: Run,

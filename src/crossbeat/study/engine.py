@@ -109,7 +109,12 @@ class Cost:
         return [self.arm, self.stage, str(self.trainings), str(self.left), *self.found.told()]
 
 
-def estimate(cells: Sequence[Cell], means: Means, left: Sequence[Cell] | None = None) -> list[Cost]:
+def estimate(
+    cells: Sequence[Cell],
+    means: Means,
+    left: Sequence[Cell] | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> list[Cost]:
     """What each arm would cost, from a few real steps of its first cell: one a stage. Nothing is written.
 
     A stage that several arms share counts in the first of them that has a cell to train.
@@ -127,6 +132,7 @@ def estimate(cells: Sequence[Cell], means: Means, left: Sequence[Cell] | None = 
             if stage not in dict(shared & learnt):
                 costs.append(Cost(name, stage, len(mine), waiting.count(name), found))
         learnt |= shared
+        progress()
     return costs
 
 

@@ -35,6 +35,7 @@ SCORE_COLUMNS: Final = (
 """`part` is `target`, or `beside` for what is scored beside it and not ranked."""
 SCORES: Final = "scores.csv.gz"
 """Of cines there are half a million bytes an arm; as .gz a tenth, which pandas and R read as they read a .csv."""
+DIGITS: Final = "%.7g"
 TARGET: Final = "target"
 KEPT_METRICS: Final = ("dice", "jaccard", "hd", "hd95", "assd")
 """Of whole volumes. Of slices only Dice is kept, as the mean over those of a level."""
@@ -97,7 +98,7 @@ def write_evidence(evidence: Evidence, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     described = yaml.safe_dump(evidence.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_whole(folder / "study.yaml", described)
-    scores = evidence.scores.to_csv(index=False, float_format="%.7g", lineterminator="\n")
+    scores = evidence.scores.to_csv(index=False, float_format=DIGITS, lineterminator="\n")
     write_whole(folder / SCORES, gzip.compress(scores.encode(), mtime=0))
     write_whole(folder / "cells.csv", evidence.cells.to_csv(index=False, lineterminator="\n"))
 
@@ -214,6 +215,9 @@ def _scores(cell: Cell, path: Path) -> pd.DataFrame:
         value=("value", "mean"), status=("status", _worst)
     )
     both = pd.concat([volumes.assign(level=""), levels], ignore_index=True)
+    both["value"] = [
+        float(DIGITS % value) for value in both["value"]
+    ]  # as they are kept: tables of both are the same
     return both.assign(arm=cell.arm, seed=cell.seed, fold=cell.fold)[list(SCORE_COLUMNS)]
 
 

@@ -10,7 +10,7 @@ from typing import IO
 
 from crossbeat.study.folder import StudyFolder
 from crossbeat.study.plan import Cell
-from crossbeat.study.process import problem_of, start_cell
+from crossbeat.study.process import note_stop, problem_of, start_cell
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def run_locally(
             one.process.terminate()
         for one in working:
             one.process.wait()
+            note_stop(one.log)
             one.log.close()
     return done
 

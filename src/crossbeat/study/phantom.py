@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from crossbeat.data.nifti import write_displacement, write_volume
 from crossbeat.study.plan import PhantomSpec
-from crossbeat.synthetic import Hearts, make_once
+from crossbeat.synthetic import Hearts, is_whole, make_once
+
+REMEDY: Final = "choose another folder with -o"
+
+
+def is_made(spec: PhantomSpec, folder: Path) -> bool:
+    """Whether these hearts lie there, whole. Others raise `RunError`."""
+    return is_whole(folder, _hearts(spec), REMEDY)
 
 
 def make_phantom(
@@ -19,11 +27,15 @@ def make_phantom(
     """
     make_once(
         folder,
-        Hearts(**spec.model_dump(mode="json")),
+        _hearts(spec),
         write=write_volume,
         write_field=write_displacement,
-        remedy="choose another folder with -o",
+        remedy=REMEDY,
         jobs=jobs,
         progress=progress,
     )
     return folder / "cohort.csv"
+
+
+def _hearts(spec: PhantomSpec) -> Hearts:
+    return Hearts(**spec.model_dump(mode="json"))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from crossbeat.study.evidence import TARGET, Evidence, collect, merge, read_evid
 from crossbeat.study.folder import StudyFolder
 from crossbeat.study.league import Recommendation, breakdown, caveat, league, recommend, side_by_side
 from crossbeat.study.plan import LOWER, UPPER, Cell
-from crossbeat.study.process import last_words
+from crossbeat.study.process import STOPPED, last_words
 from crossbeat.study.results import write_results
 
 BY = ("part", "phase", "group", "vendor", "centre", "level")
@@ -160,6 +160,11 @@ def grow(folder: Path, studies: Sequence[Path]) -> Evidence:
     return found
 
 
+NO_TABLE: Final = (
+    "no table yet: both bounds and the arm that the others are tested against need a finished cell first"
+)
+
+
 def _show(view: StudyView) -> Shown:
     page = write_study_report(view, Path(view.path))
     head = [
@@ -191,7 +196,7 @@ def _show(view: StudyView) -> Shown:
         f"{view.title} ({size})" if size else view.title,
         head,
         rows,
-        (*view.recommendation, *remarks),
+        (*view.recommendation, *remarks) if len(view.league) else (NO_TABLE,),
     )
 
 
@@ -279,7 +284,7 @@ def _arms_of(study: StudyFolder, evidence: Evidence, finished: Set[str]) -> tupl
         problems = [
             f"{cell.name}: {last_words(study.log(cell))}"
             for cell in cells
-            if cell.name not in finished and study.log(cell).exists() and not at_work(cell, study)
+            if cell.name not in finished and study.log(cell).exists() and not _goes_on(cell, study)
         ]
         problems += [f"left out: {left_out[name]}"] if name in left_out else []
         views.append(
@@ -295,6 +300,11 @@ def _arms_of(study: StudyFolder, evidence: Evidence, finished: Set[str]) -> tupl
             )
         )
     return tuple(views)
+
+
+def _goes_on(cell: Cell, study: StudyFolder) -> bool:
+    """Whether a cell without scores is at work, or was stopped with its study, and so has not failed."""
+    return at_work(cell, study) or last_words(study.log(cell)) == STOPPED
 
 
 def _arm(

@@ -12,6 +12,7 @@ from typing import IO, Final
 _LAUNCHERS: Final = ("SLURM_", "TORCHELASTIC_", "JSM_", "LSB_")
 _RANKS: Final = {"RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}
 
+STOPPED: Final = "stopped with its study; the same command goes on with it"
 _ROUND: Final = re.compile(r"[^:]+: step \d+ of \d+( |$)")  # as training.logs.Bar says it
 
 
@@ -33,6 +34,11 @@ def problem_of(code: int, log: Path) -> str:
         return ""
     words = last_words(log)
     return words if code in (1, 2) else f"{words} (its process ended with {code})"
+
+
+def note_stop(log: IO[bytes]) -> None:
+    """Let the last words of a cell be that it was stopped together with its study, and nothing went wrong."""
+    log.write(f"{STOPPED}\n".encode())
 
 
 def was_stopped(code: int) -> bool:

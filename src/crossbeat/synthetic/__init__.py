@@ -3,7 +3,7 @@
 from crossbeat.synthetic.anatomy import CHILDREN, GROUPS, Heart
 from crossbeat.synthetic.cohort import make_cohort
 from crossbeat.synthetic.isotropic import render_isotropic
-from crossbeat.synthetic.made import Annotated, Hearts, Split, make_once
+from crossbeat.synthetic.made import Annotated, Hearts, Split, is_whole, make_once
 from crossbeat.synthetic.signal import PHANTOM_VERSION
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Heart",
     "Hearts",
     "Split",
+    "is_whole",
     "make_cohort",
     "make_once",
     "render_isotropic",

@@ -86,7 +86,7 @@ def make_once(
     """
     check_wishes(hearts.subjects, hearts.sequences, hearts.vendors, jobs=jobs)
     _split(_blank_cohort(hearts), hearts)
-    if not overwrite and _is_whole(folder, hearts, remedy):
+    if not overwrite and is_whole(folder, hearts, remedy):
         return False
     _note(folder, hearts, whole=False)
     (folder / "cohort.csv").unlink(missing_ok=True)  # its scans are about to change one by one
@@ -218,7 +218,8 @@ def _blank_cohort(hearts: Hearts) -> Cohort:
     return Cohort(tuple(rows), name="phantom")
 
 
-def _is_whole(folder: Path, hearts: Hearts, remedy: str) -> bool:
+def is_whole(folder: Path, hearts: Hearts, remedy: str) -> bool:
+    """Whether these hearts lie in the folder, whole. Other ones, or a broken note, raise `RunError` with the remedy."""
     note, wanted = folder / NOTE, _asked(hearts)
     found = _read(note, remedy)
     if found is None and (folder / "cohort.csv").exists():

@@ -36,7 +36,7 @@ import torch
 from crossbeat.cohort import Cohort
 from crossbeat.errors import SettingsError
 from crossbeat.methods.recipe import find_domains, provenance
-from crossbeat.methods.sharing import make_once
+from crossbeat.methods.sharing import find_or_make
 from crossbeat.methods.stylization.encoder import Encoder, find_encoder, load_encoder, refuse_missing
 from crossbeat.methods.stylization.learning import learn_stylizer
 from crossbeat.methods.stylization.segmentation import Segmentation
@@ -90,7 +90,7 @@ def _stylizer(material: Material, cohort: Cohort, settings: Settings, run: Run) 
     if settings.stylizer == "none":
         return None
     encoder = find_encoder(material, cohort, settings, run)
-    stylizer = make_once(
+    stylizer = find_or_make(
         "stylizer",
         [decided_by("stylizer", settings.model_dump(mode="json")), cohort.hash()],
         run,

@@ -17,7 +17,7 @@ from torch import Tensor
 from crossbeat.cohort import Cohort
 from crossbeat.errors import CohortError, RunError, SettingsError
 from crossbeat.methods.keeping import fetch, keep
-from crossbeat.methods.sharing import make_once
+from crossbeat.methods.sharing import find_or_make
 from crossbeat.methods.stylization.autoencoding import learn_vgg
 from crossbeat.methods.stylization.settings import Settings
 from crossbeat.methods.stylization.sharing import decided_by
@@ -143,7 +143,7 @@ def find_encoder(material: Material, cohort: Cohort, settings: Settings, run: Ru
         _refuse_leakage(encoder, material, cohort, path)
         _tell_other_pixels(encoder, settings, run)
     else:
-        encoder = make_once(
+        encoder = find_or_make(
             "encoder",
             [decided_by("encoder", settings.model_dump(mode="json")), cohort.hash()],
             run,

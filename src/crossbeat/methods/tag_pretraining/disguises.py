@@ -20,7 +20,7 @@ from crossbeat.cohort import Cohort
 from crossbeat.errors import CohortError, SettingsError
 from crossbeat.methods.keeping import fetch, keep
 from crossbeat.methods.recipe import Domains, find_domains
-from crossbeat.methods.sharing import fingerprint_of_tensors, make_once
+from crossbeat.methods.sharing import find_or_make, fingerprint_of_tensors
 from crossbeat.methods.tag_pretraining.cyclegan import Translator, learn_translator, load_translator
 from crossbeat.methods.tag_pretraining.segmentation import Lesson
 from crossbeat.methods.tag_pretraining.settings import REPAINTED, Part, Settings
@@ -172,7 +172,7 @@ def repainted(bank: SliceBank, translator: Translator, run: Run, what: str) -> S
         run.estimates[f"repainting {what}"] = _cost_of_repainting(bank, translator, run)
         return bank
     networks = (*translator.onward.state_dict().values(), *translator.back.state_dict().values())
-    images = make_once(
+    images = find_or_make(
         "repainted",
         fingerprint_of_tensors(bank.images, *networks),
         run,
@@ -225,7 +225,7 @@ def _new_translator(cine: Cohort, domains: Domains, settings: Settings, run: Run
     told |= {"subjects": sorted({*cine.subjects, *domains.unlabelled.subjects})}
     source = _read(cine, settings, run, "reading cine", annotated=False)
     target = _read(domains.unlabelled, settings, run, "reading target images", annotated=False)
-    translator = make_once(
+    translator = find_or_make(
         "translator",
         [settings.cyclegan_decided_by, cine.hash(), domains.unlabelled.hash()],
         run,
