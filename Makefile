@@ -32,7 +32,7 @@ check: $(READY) ## Format, lint, types, laws and fast tests; a minute and a half
 	$(BIN)/mypy
 	$(PYTEST) -q -m 'not slow and not real'
 
-bench: $(READY) ## Benchmarks, each a ratio of two sides in one run; half an hour on two cores
+bench: $(READY) ## Benchmarks, each a ratio of two sides in one run
 	$(BIN)/python benchmarks/run.py
 
 format: $(READY) ## Lay out the sources

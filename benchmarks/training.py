@@ -193,12 +193,12 @@ def main() -> None:
     made.add_argument("--size", type=int, default=224)
     made.add_argument("--batch", type=int, default=16)
     made.add_argument("--scans", type=int, default=24, help="of ten slices")
-    made.add_argument("--turns", type=int, default=8)
+    made.add_argument("--turns", type=int, default=4)
     made.add_argument("--workers", type=int, nargs="*", help="of MONAI's DataLoader; none: leave MONAI out")
     made.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False)
     options = made.parse_args()
     if options.workers is None:
-        options.workers = [0, 8, 15] if options.device.startswith("cuda") else [0, 1, 2]
+        options.workers = [0, 8, 15] if options.device.startswith("cuda") else [0, 2]
     torch.set_num_threads(options.threads)
     lines = [line for network in options.networks for line in measure(network, options)]
     tell(f"Training, {options.batch} images of {options.size} pixels", lines, options)
