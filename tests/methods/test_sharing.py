@@ -53,3 +53,31 @@ def test_a_fingerprint_of_tensors_is_of_bytes_shapes_and_types() -> None:
     assert len(kinds) == 5
     assert found not in kinds
     assert fingerprint_of_tensors(torch.zeros(0)) != fingerprint_of_tensors()
+
+
+def test_who_comes_second_leaves_the_first_ones_part_and_a_full_disk_costs_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path / "run", device="cpu", progress=False, shared=tmp_path / "shared")
+
+    def save(text: str, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "text").write_text(text)
+        if text == "slow":  # another run has put its own there meanwhile
+            [name] = [path.name for path in (tmp_path / "shared").iterdir()]
+            first = tmp_path / "shared" / name.removeprefix(".").partition(".")[0]
+            first.mkdir()
+            (first / "text").write_text("first")
+        if text == "full":
+            raise OSError(28, "No space left on device")
+
+    def get(kind: str, text: str) -> str:
+        return find_or_make("part", kind, run, lambda: text, lambda at: (at / "text").read_text(), save)
+
+    assert get("a", "slow") == "slow"
+    assert get("a", "other") == "first"
+    assert get("b", "full") == "full"
+    assert "not left for other runs of this study (No space left on device)" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert [path.name for path in (tmp_path / "shared").iterdir() if path.name.startswith(".")] == []

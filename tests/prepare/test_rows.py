@@ -60,3 +60,12 @@ def test_a_full_disk_is_said_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(rows, "IN_MEMORY", 0)
     with pytest.raises(FileError, match="is full after 2 slices; set TMPDIR"):
         Rows().append(torch.zeros(2, 3))
+
+
+def test_rows_of_another_type_or_shape_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "IN_MEMORY", 0)
+    for other in (torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, 4)):
+        grown = Rows()
+        grown.append(torch.zeros(2, 3))
+        with pytest.raises(ValueError, match=r"rows of torch.float32 \(3,\) cannot go on with"):
+            grown.append(other)

@@ -16,6 +16,7 @@ import pytest
 import crossbeat
 from crossbeat.errors import FileError, RunError
 from crossbeat.evaluation import read_scores
+from crossbeat.methods import METHODS
 from crossbeat.study import code
 from crossbeat.study.cell import run_cell
 from crossbeat.study.evidence import Evidence, collect, merge, read_evidence, refuse_mixture, write_evidence
@@ -175,16 +176,22 @@ def test_settings_that_a_method_got_since_have_their_defaults_in_earlier_evidenc
     assert set(read_evidence(tmp_path).cells["settings"]) == {whole}
 
 
-def test_the_code_hash_sees_every_module_that_a_cell_runs_through() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_the_code_hash_sees_every_module_that_a_cell_runs_through(method: str) -> None:
     """What the method, prediction and evaluation import, and what those import, is in the hash."""
     root = Path(crossbeat.__file__).parent
-    rooms = [root / room for room in (*code._ROOMS, "methods/supervised.py")]
+    own = root / "methods" / method
+    own = own if own.is_dir() else own.with_suffix(".py")
+    rooms = [root / room for room in code._ROOMS] + [own]
     blameless = {"errors.py", "__init__.py", "methods/__init__.py"}
-    seen, waiting = set[Path](), [root / "methods/supervised.py", root / "prediction.py", root / "evaluation"]
+    hearts = {
+        file for file in (root / "synthetic").rglob("*.py") if file.name != "tagging.py"
+    }  # PHANTOM_VERSION
+    seen, waiting = set[Path](), [own, root / "prediction.py", root / "evaluation"]
     while waiting:
         place = waiting.pop()
         for file in [place] if place.suffix else place.rglob("*.py"):
-            if file in seen or str(file.relative_to(root)) in blameless:
+            if file in seen | hearts or str(file.relative_to(root)) in blameless:
                 continue
             seen.add(file)
             assert any(file == room or room in file.parents for room in rooms), f"{file} is not in the hash"
@@ -192,6 +199,21 @@ def test_the_code_hash_sees_every_module_that_a_cell_runs_through() -> None:
                 module = root / name.replace(".", "/")
                 waiting.append(module if module.is_dir() else module.with_suffix(".py"))
     assert len(seen) > 40
+
+
+def test_evidence_of_another_target_or_of_unequal_updates_is_refused(
+    small_study: Callable[..., Study],
+) -> None:
+    kept = evidence(small_study(), 0)
+    other = small_study(target={"sequence": "t2"})
+    with pytest.raises(RunError, match=r"its target is .*t2.*, of the kept evidence .*lge"):
+        merge(kept, evidence(other, 1))
+    longer = evidence(small_study(), 1)
+    longer.cells.loc[longer.cells["arm"] == UPPER, "updates"] = 5000
+    with pytest.raises(RunError, match=rf"arms of unequal updates \(.*{UPPER} 5000"):
+        merge(longer, longer)
+    free = small_study(equal_updates=False)
+    assert len(merge(replace(longer, study=free), replace(longer, study=free)).cells) == len(longer.cells)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What a study says at its end: who is recommended among whom, what fits a terminal, what an evidence page holds."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from crossbeat.report.wording import p_value
 from crossbeat.study.evidence import CELL_COLUMNS, SCORE_COLUMNS, Evidence, read_evidence
 from crossbeat.study.plan import LOWER, UPPER, Study, canonical
 from crossbeat.study.present import Result, present_evidence
@@ -179,6 +181,23 @@ def test_what_is_scored_beside_the_target_is_broken_down_and_never_ranked(
         Result(made).league.query("structure == 'LV' and arm == @LOWER")["mean"].item()
     )
     assert "part" not in Result(made).breakdowns
+
+
+@pytest.mark.slow
+def test_the_recommendation_says_the_p_of_the_table(small_study: Callable[..., Study]) -> None:
+    """Corrected for every arm of the study, not for those of one budget alone."""
+    arms = {
+        "free": {"settings": {"augmentation": "none"}},
+        **{f"few{k}": {"settings": LABELS} for k in range(4)},
+    }
+    means = {LOWER: 0.5, "free": 0.503, "few0": 0.7, "few1": 0.71, "few2": 0.72, "few3": 0.73, UPPER: 0.8}
+    result = Result(evidence(small_study(arms=arms), means))
+    table = result.league.set_index(["arm", "structure", "metric", "unit"])["p_holm"]
+    for arm in ("free", "few3"):
+        [said] = re.findall(
+            rf"{arm} has the best mean Dice.*?Holm's p (?:= )?(\S+?)\.? ", " ".join(result.sentences) + " "
+        )
+        assert said == p_value(table[arm, "mean", "dice", ""]).removeprefix("= ")
 
 
 KEPT = sorted(path.parent for path in (Path(__file__).parents[2] / "docs" / "results").glob("*/cells.csv"))

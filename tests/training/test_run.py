@@ -84,6 +84,20 @@ def test_wall_time_adds_up_over_resumes(tmp_path: Path) -> None:
     assert len(facts(run)["resumed"]) == 1  # type: ignore[arg-type]
 
 
+def test_a_run_that_was_killed_while_it_began_begins_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("settings.yaml", ".cohort.csv.17"):
+        (folder / name).write_text("half")
+    run = Run(folder, device="cpu", progress=False, resume=True)
+    run.open({"steps": 3}, Cohort(()), "again")
+    assert json.loads((folder / "run.json").read_text())["command"] == "again"
+    (folder / "run.json").unlink()
+    (folder / "thesis.docx").touch()
+    with pytest.raises(RunError, match=r"holds files but no run\.json"):
+        run.open({"steps": 3}, Cohort(()), "again")
+
+
 def test_a_folder_in_use_is_refused_unless_resumed(tmp_path: Path) -> None:
     Run(tmp_path / "run", device="cpu").open({}, COHORT, "c")
     with pytest.raises(RunError, match="already holds files; add --resume"):

@@ -65,8 +65,10 @@ def study(
     """Train every arm of a study on the same patients and put it into one table; a second call goes on."""
     if results is not None:
         refuse_unused(
-            "--results", STUDY_YAML=study_yaml, COHORT_CSV=cohort_csv, out=out, arms=arms, set=changes
-        )
+            "--results", STUDY_YAML=study_yaml, COHORT_CSV=cohort_csv, out=out, arms=arms, set=changes,
+            engine=engine != "local", address=address, jobs=jobs > 1, threads=threads, device=device != "auto",
+            precision=precision != "auto", dry_run=dry_run,
+        )  # fmt: skip
         _render(results, add)
         return
     refuse_unused("a study file", add=add)
@@ -84,10 +86,12 @@ def study(
         for arm in asked.arms:
             asked.recipe(arm)  # refused here, before a phantom is made
     cohort_csv = cohort_csv or _phantom_of(asked, folder)
-    means = Means(
-        choice(device, "auto", "cpu", "cuda"),
-        choice(precision, "auto", "32", "bf16", "16"),
-        threads or folder.threads(jobs, shared=where == "local"),
+    means = folder.as_before(
+        Means(
+            choice(device, "auto", "cpu", "cuda"),
+            choice(precision, "auto", "32", "bf16", "16"),
+            threads or folder.threads(jobs, shared=where == "local"),
+        )
     )
     if dry_run:
         with _named(study_yaml):

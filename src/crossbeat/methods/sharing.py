@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -42,9 +45,21 @@ def find_or_make(
         run.note(f"{part}: made by another run of this study, and found in {folder}")
         return load(folder)
     made = make()
-    if not folder.exists():
-        save(made, folder)
+    _leave(made, folder, save, run)
     return made
+
+
+def _leave(made: Part, folder: Path, save: Callable[[Part, Path], None], run: Run) -> None:
+    """Put a part where the others look, whole or not at all; who comes second leaves the first one's there."""
+    temporary = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        save(made, temporary)
+        temporary.rename(folder)
+    except OSError as error:
+        if not folder.exists():  # a full disk, perhaps: the run itself has what it needs
+            run.note(f"{folder.name}: not left for other runs of this study ({error.strerror or error})")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def fingerprint(of: object) -> str:

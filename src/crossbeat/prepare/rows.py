@@ -37,6 +37,13 @@ class Rows:
     def append(self, rows: Tensor) -> None:
         """Some more rows (n, ...), which may be none; on the CPU. `FileError` where the disk is full."""
         rows = rows.detach()
+        first = self._waiting[0] if self._waiting else rows
+        if (rows.dtype, rows.shape[1:]) != (first.dtype, first.shape[1:]):
+            if self._file is not None:
+                self._file.close()
+            raise ValueError(
+                f"rows of {first.dtype} {tuple(first.shape[1:])} cannot go on with {rows.dtype} {tuple(rows.shape[1:])}"
+            )
         self._waiting.append(rows)
         self._bytes += rows.numel() * rows.element_size()
         self._count += len(rows)
@@ -49,7 +56,6 @@ class Rows:
             return torch.cat(self._waiting)
         like = self._waiting[0]
         self._write()
-        self._file.flush()
         mapped = np.memmap(self._file, like[:0].numpy().dtype, "c", shape=(self._count, *like.shape[1:]))
         self._file.close()
         return torch.from_numpy(mapped)
@@ -61,8 +67,9 @@ class Rows:
                 self._file = tempfile.TemporaryFile(prefix="crossbeat-")  # noqa: SIM115, it outlives this
             for rows in self._waiting:
                 self._file.write(rows.contiguous().numpy().data)
+            self._file.flush()
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise FileError(
                 Path(tempfile.gettempdir()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -13,9 +13,14 @@ from scipy import stats
 from crossbeat.errors import SettingsError
 from crossbeat.statistics.patients import Values, patient_means
 
-DRAWS: Final = (
-    5000  # some 30 beyond either 95 % limit of eight patients; Efron & Tibshirani 1993, section 14.3
-)
+DRAWS: Final = 5000
+"""Efron & Tibshirani 1993, section 14.3, have 1000 at least."""
+
+OUTERMOST: Final = 30
+"""Draws that lie beyond a limit at least: with fewer, single draws, and so the bootstrap's seed, decide where it is."""
+
+MOST_DRAWS: Final = 200_000
+"""Taken where few, skewed values send BCa's limit out there: as many as have thirty beyond it, up to these."""
 
 FEWEST_PATIENTS: Final = 8
 """Patients below whom a mean gets no interval: resampling so few values misses the mean too often to be shown."""
@@ -37,6 +42,7 @@ def bootstrap_interval(
     Bias-corrected and accelerated (BCa; Efron 1987, doi 10.1080/01621459.1987.10478410), since Dice piles
     up below 1, and read further out by as much as Student's t lies beyond the normal distribution, since
     resampling few values spreads too little (Hesterberg 2015, doi 10.1080/00031305.2015.1089789, section 4.1.2).
+    Where a limit would lie among the outermost thirty draws, more are taken.
     The same seed gives the same interval. (nan, nan) for fewer than `FEWEST_PATIENTS`; patients who all
     agree give their common value twice. nan values are left out.
     """
@@ -63,12 +69,11 @@ def crossed_interval(
     to the mean. Of two seeds that differ more than patients do it is still too narrow: nothing knows a hundred by two.
     """
     found = _table(values)
-    drawn = _drawn(found[None], level, draws, seed)
-    if drawn is None:
+    if not _enough(found, level):
         return _NAN, _NAN
     if np.nanmax(found) == np.nanmin(found):
         return float(np.nanmax(found)), float(np.nanmax(found))
-    return _bca(found, crossed_mean(found), drawn[0], level)
+    return _bca(found, crossed_mean(found), lambda count: _drawn(found[None], count, seed)[0], level, draws)
 
 
 def crossed_ratio_interval(
@@ -90,15 +95,19 @@ def crossed_ratio_interval(
         raise ValueError(f"a ratio needs tables of one shape, got {above.shape} and {below.shape}")
     gap = np.isnan(above) | np.isnan(below)
     above, below = _table(np.where(gap, np.nan, above)), _table(np.where(gap, np.nan, below))
-    drawn = _drawn(np.stack([above, below]), level, draws, seed)
-    if drawn is None or crossed_mean(below) == 0:
+    if not _enough(above, level) or crossed_mean(below) == 0:
         return _NAN, _NAN
     ratio = crossed_mean(above) / crossed_mean(below)
     linear = (above - ratio * below) / crossed_mean(below)
     scale = max(1.0, abs(ratio))
     if np.nanmax(np.abs(linear)) <= 1e-12 * scale:  # one ratio in every patient, but for rounding
         return ratio, ratio
-    return _bca(linear, ratio, drawn[0] / np.where(drawn[1] == 0, np.nan, drawn[1]), level)
+
+    def drawn(count: int) -> Values:
+        over, under = _drawn(np.stack([above, below]), count, seed)
+        return np.asarray(over / np.where(under == 0, np.nan, under), np.float64)
+
+    return _bca(linear, ratio, drawn, level, draws)
 
 
 def _table(values: ArrayLike) -> Values:
@@ -110,12 +119,15 @@ def _table(values: ArrayLike) -> Values:
     return np.asarray(found[there.any(axis=1)][:, there.any(axis=0)], np.float64)
 
 
-def _drawn(tables: Values, level: float, draws: int, seed: int) -> Values | None:
-    """(tables, draws) of drawn means; None where there are too few patients for an interval."""
+def _enough(table: Values, level: float) -> bool:
+    """Whether there are patients enough for an interval."""
     if not 0 < level < 1:
         raise SettingsError(f"level {level}: a confidence level lies between 0 and 1; write 0.95")
-    if tables.shape[1] < FEWEST_PATIENTS:
-        return None
+    return len(table) >= FEWEST_PATIENTS
+
+
+def _drawn(tables: Values, draws: int, seed: int) -> Values:
+    """(tables, draws) of drawn means."""
     parts = list(_drawn_parts(tables, draws, np.random.default_rng(seed)))
     return np.concatenate(parts, axis=1)
 
@@ -151,13 +163,29 @@ def _row_means(table: Values) -> Values:
     return table[:, 0] if table.shape[1] == 1 else np.asarray(np.nanmean(table, axis=1), np.float64)
 
 
-def _bca(table: Values, estimate: float, drawn: Values, level: float) -> tuple[float, float]:
-    """Drawn statistics read where BCa says (Efron & Tibshirani 1993, eq. 14.9 to 14.15), expanded for few values.
+def _bca(
+    table: Values, estimate: float, draw: Callable[[int], Values], level: float, draws: int
+) -> tuple[float, float]:
+    """Limits read from so many drawn statistics; from more where they would lie among the outermost of them."""
+    while True:
+        drawn = draw(draws)
+        drawn = drawn[~np.isnan(drawn)]
+        ends = _ends(table, estimate, drawn, level)
+        nearest = min(ends[0], 1 - ends[1])
+        if nearest * draws >= OUTERMOST or draws >= MOST_DRAWS:
+            break
+        draws = min(MOST_DRAWS, int(2 * OUTERMOST / max(nearest, OUTERMOST / MOST_DRAWS)))
+    outermost = min(OUTERMOST / drawn.size, 0.5)
+    low, high = np.quantile(drawn, np.clip(ends, outermost, 1 - outermost))
+    return float(low), float(high)
+
+
+def _ends(table: Values, estimate: float, drawn: Values, level: float) -> Values:
+    """Where in the drawn statistics BCa reads (Efron & Tibshirani 1993, eq. 14.9 to 14.15), expanded for few values.
 
     `table` holds the values (patients, seeds), or the linear part of a statistic of them. Influences of a mean are
     proportional to the jackknife's, and scale does not matter.
     """
-    drawn = drawn[~np.isnan(drawn)]
     below = (drawn < estimate).mean() + (drawn == estimate).mean() / 2
     edge = 0.5 / drawn.size
     bias = stats.norm.ppf(np.clip(below, edge, 1 - edge))
@@ -176,8 +204,7 @@ def _bca(table: Values, estimate: float, drawn: Values, level: float) -> tuple[f
     z = bias + np.array([-reach, reach])
     # beyond its pole the correction means the outermost draw
     stretch = np.maximum(1 - acceleration * z, 1e-6)
-    low, high = np.quantile(drawn, stats.norm.cdf(bias + z / stretch))
-    return float(low), float(high)
+    return np.asarray(stats.norm.cdf(bias + z / stretch), np.float64)
 
 
 def _reach(of_patient: Values, of_seed: Values, level: float) -> float:

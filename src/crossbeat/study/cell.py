@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 import torch
 import yaml
 
@@ -46,7 +47,15 @@ def state(cell: Cell, folder: Path) -> State:
         return "changed"
     if not facts["finished"]:
         return "begun"
-    return "done" if (folder / "scores.csv").exists() else "trained"
+    return "done" if _is_scored(cell, folder / "scores.csv") else "trained"
+
+
+def _is_scored(cell: Cell, scores: Path) -> bool:
+    """Whether every scan that the study wants scored is; a study may have got further ones to score beside."""
+    if not scores.exists():
+        return False
+    found = set(pd.read_csv(scores, usecols=["scan"], dtype=str)["scan"])
+    return all(row.scan in found for row in cell.scored)
 
 
 def make_room(cell: Cell, study: StudyFolder) -> Path:

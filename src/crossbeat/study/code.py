@@ -23,9 +23,10 @@ _ROOMS: Final = (
         "losses",
     ),
     *("training", "segmenter.py", "prediction.py", "metrics", "evaluation", "methods/recipe.py"),
-    *("methods/validation.py", "study/cell.py", "study/plan.py"),
+    *("methods/validation.py", "methods/keeping.py", "methods/sharing.py", "synthetic/tagging.py"),
+    *("study/cell.py", "study/plan.py"),
 )
-"""What a cell of any method runs through; the phantom has a version of its own."""
+"""What a cell of any method runs through; the phantom itself has a version of its own."""
 
 
 def code_hash(method: str, package: Path | None = None) -> str:

@@ -130,6 +130,7 @@ def merge(earlier: Evidence, later: Evidence) -> Evidence:
     scores = pd.concat([each.scores.assign(told=i) for i, each in enumerate(both)], ignore_index=True)
     scores = scores.merge(newest[[*_KEY, "told"]], on=[*_KEY, "told"])
     study = _together(earlier.study, later.study)
+    refuse_unequal(study, newest)
     order = {name: i for i, name in enumerate(study.arms)}
 
     def in_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -140,8 +141,20 @@ def merge(earlier: Evidence, later: Evidence) -> Evidence:
     return Evidence(study, in_order(newest), in_order(scores))
 
 
+def refuse_unequal(study: Study, cells: pd.DataFrame) -> None:
+    """`RunError` where a study holds its arms to equal updates, and some cells have others."""
+    counts = cells.groupby("arm", sort=False)["updates"].first()
+    if study.equal_updates and counts.nunique() > 1:
+        told = ", ".join(f"{arm} {count}" for arm, count in counts.items())
+        raise RunError(f"{study.name}: arms of unequal updates ({told}); keep them in folders of their own")
+
+
 def _together(earlier: Study, later: Study) -> Study:
-    """The later study file with the arms and seeds of both, the upper bound last."""
+    """The later study file with the arms and seeds of both, the upper bound last; of one target, else `RunError`."""
+    if earlier.target != later.target:
+        raise RunError(
+            f"{later.name}: its target is {later.target}, of the kept evidence {earlier.target}; keep them apart"
+        )
     arms = {**earlier.arms, **later.arms}
     arms = {name: arm for name, arm in arms.items() if name != UPPER} | {UPPER: arms[UPPER]}
     seeds = sorted({*earlier.seeds, *later.seeds})
@@ -180,7 +193,10 @@ def _of_today(method: str, settings: str) -> str:
 
 def _facts(cell: Cell, folder: Path) -> dict[str, Any]:
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    changed = "+" if run.get("git_changed") else ""
+    states = dict.fromkeys(
+        (state.get("git_commit") or "")[:12] + ("+" if state.get("git_changed") else "")
+        for state in (run, *run.get("resumed", ()))
+    )
     return {
         "arm": cell.arm,
         "method": cell.method,
@@ -190,7 +206,7 @@ def _facts(cell: Cell, folder: Path) -> dict[str, Any]:
         "size": cell.settings.size,
         "settings": canonical(cell.settings),
         "code": run.get("code", ""),
-        "commit": (run.get("git_commit") or "")[:12] + changed,
+        "commit": " ".join(states),  # of several where it was resumed under another
         "device": run["device"],
         "precision": run["precision"],
         "threads": run.get("threads", 1),

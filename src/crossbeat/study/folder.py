@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -133,6 +133,27 @@ class StudyFolder:
         if self.there:
             return self.means.threads
         return max(1, (os.cpu_count() or 1) // jobs) if shared else 1
+
+    def as_before(self, wished: Means) -> Means:
+        """The means wished for, with device and precision of the study's beginning where none are said.
+
+        Others than those raise `RunError`: cells of two precisions make no common table.
+        """
+        if not self.there:
+            return wished
+        began = self.means
+        for name in ("device", "precision"):
+            asked, had = getattr(wished, name), getattr(began, name)
+            if "auto" not in (asked, had) and asked != had:
+                raise RunError(
+                    f"{self.path}: began with {name} {had}, and {asked} is asked for; leave --{name} away, or take "
+                    "another folder"
+                )
+        return replace(
+            wished,
+            device=began.device if wished.device == "auto" else wished.device,
+            precision=began.precision if wished.precision == "auto" else wished.precision,
+        )
 
     @property
     def command(self) -> str:

@@ -10,7 +10,7 @@ from typing import IO
 
 from crossbeat.study.folder import StudyFolder
 from crossbeat.study.plan import Cell
-from crossbeat.study.process import note_stop, problem_of, start_cell
+from crossbeat.study.process import note_stop, problem_of, start_cell, was_stopped
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def run_locally(
         for one in working:
             one.process.terminate()
         for one in working:
-            one.process.wait()
-            note_stop(one.log)
+            if was_stopped(one.process.wait()):
+                note_stop(one.log)
             one.log.close()
     return done
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from crossbeat.study.code import code_hash
-from crossbeat.study.process import problem_of, start_cell, was_stopped
+from crossbeat.study.process import note_stop, problem_of, start_cell, was_stopped
 
 SAME: Final = ("crossbeat", "code", "torch", "lightning", "monai", "numpy", "scipy")
 """What must be the same on all nodes, since the numbers of a cell come out of it."""
@@ -57,8 +57,11 @@ def work(folder: str, name: str, log: str, threads: int) -> str:
             while process.poll() is None:  # `wait()` would not hear of a cancellation
                 time.sleep(0.2)
         finally:
+            ended_itself = process.poll() is not None
             process.terminate()
             process.wait()
+            if not ended_itself:
+                note_stop(file)
     words = problem_of(process.returncode, Path(log))
     if was_stopped(process.returncode):
         raise StoppedError(words)

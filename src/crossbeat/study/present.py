@@ -101,6 +101,10 @@ class Result:
         arms = [LOWER, *between, UPPER]
         reference = study.reference if study.reference in arms else LOWER
         found = league(scores[scores["arm"].isin(arms)], reference=reference)
+        if reference == study.reference:  # corrected for all arms, as in the table
+            keys = ["arm", "structure", "metric", "unit"]
+            whole = self.league.set_index(keys)["p_holm"]
+            found["p_holm"] = whole.reindex(pd.MultiIndex.from_frame(found[keys])).to_numpy()
         return recommend(found, arms)
 
     def _sees_labels(self, arm: str) -> bool:
@@ -304,7 +308,8 @@ def _arms_of(study: StudyFolder, evidence: Evidence, finished: Set[str]) -> tupl
 
 def _goes_on(cell: Cell, study: StudyFolder) -> bool:
     """Whether a cell without scores is at work, or was stopped with its study, and so has not failed."""
-    return at_work(cell, study) or last_words(study.log(cell)) == STOPPED
+    words = last_words(study.log(cell))
+    return words == STOPPED or "stopped by SIG" in words or at_work(cell, study)
 
 
 def _arm(

@@ -261,6 +261,9 @@ class Run:
                 f"{self.folder}: already holds files; add --resume to go on with that run, or choose another folder"
             )
         if not (self.folder / "run.json").exists():
+            names = {path.name for path in self.folder.iterdir()}
+            if names <= _WRITTEN_AT_START | {name for name in names if name.startswith(".")}:
+                return False  # killed while it began: nothing is lost
             raise RunError(
                 f"{self.folder}: holds files but no run.json, so it is no run that could be resumed; "
                 "choose another folder"
