@@ -236,6 +236,35 @@ def test_another_method_under_the_same_settings_is_another_training(
     assert state(replace(cell, method="propagation"), folder) == "changed"
 
 
+def test_a_cell_whose_further_scans_are_not_scored_is_not_done(
+    tmp_path: Path, cohort_csv: Path, small_study: Make
+) -> None:
+    """The study gets `beside` later: the cell is predicted and scored again, and not trained."""
+    study = opened(tmp_path / "study", small_study(), cohort_csv)
+    folder = in_this_process(study, "source_only/seed-0")
+    wider = opened(
+        tmp_path / "study", small_study(beside={"sequence": "bssfp", "split": "train"}), cohort_csv
+    )
+    cell = wider.find_cell("source_only/seed-0")
+    assert state(cell, folder) == "trained"
+    weights = (folder / "segmenter" / "weights.safetensors").stat().st_mtime_ns
+    in_this_process(wider, cell.name)
+    assert state(cell, folder) == "done"
+    assert (folder / "segmenter" / "weights.safetensors").stat().st_mtime_ns == weights
+
+
+def test_a_study_goes_on_with_the_device_and_precision_of_its_beginning(
+    tmp_path: Path, cohort_csv: Path, small_study: Make
+) -> None:
+    study = opened(tmp_path / "study", small_study(), cohort_csv)  # cpu, 32
+    assert study.as_before(Means("auto", "auto", 3)) == Means("cpu", "32", 3)
+    assert study.as_before(Means("cpu", "32")) == Means("cpu", "32")
+    with pytest.raises(RunError, match="began with precision 32, and bf16 is asked for"):
+        study.as_before(Means("auto", "bf16"))
+    new = StudyFolder(tmp_path / "new")
+    assert new.as_before(Means("auto", "bf16")) == Means("auto", "bf16")
+
+
 def test_other_folds_lie_beside_those_that_were_there(
     tmp_path: Path, cohort_csv: Path, small_study: Make
 ) -> None:
