@@ -78,13 +78,10 @@ def study(
     refuse_unused(f"--engine {where}", **({"jobs": jobs > 1} if where == "ray" else {"address": address}))
     from crossbeat.study.engine import settled
     from crossbeat.study.folder import Means, StudyFolder
-    from crossbeat.study.plan import Study, plan
+    from crossbeat.study.plan import plan
 
-    asked, folder = Study.load(study_yaml, undotted(changes)), StudyFolder(out)
+    asked, folder = _load(study_yaml, changes), StudyFolder(out)
     folder.refuse_foreign(asked)
-    with _named(study_yaml):
-        for arm in asked.arms:
-            asked.recipe(arm)  # refused here, before a phantom is made
     cohort_csv = cohort_csv or _phantom_of(asked, folder)
     means = folder.as_before(
         Means(
@@ -118,6 +115,17 @@ def demo(
     folder.refuse_foreign(asked)
     means = settled(Means("cpu", threads=folder.threads(jobs)))
     _compute(folder.open(asked, _phantom_of(asked, folder), means), [], "local", "", jobs)
+
+
+def _load(study_yaml: Path, changes: list[str]) -> Study:
+    """The study of a file; settings of an arm that cannot be are refused here, before a phantom is made."""
+    from crossbeat.study.plan import Study
+
+    asked = Study.load(study_yaml, undotted(changes))
+    with _named(study_yaml):
+        for arm in asked.arms:
+            asked.recipe(arm)
+    return asked
 
 
 @contextmanager
