@@ -94,7 +94,8 @@ class SliceBank:
         self, change: Callable[[Float[Tensor, "n 1 y x"]], Tensor], at_once: int = AT_ONCE
     ) -> SliceBank:
         """The same slices with other images, made some at a time; they lie where the bank's own would."""
-        made = gathered(change(images) for images in torch.split(self.images, at_once))
+        here = self.images.device
+        made = gathered(change(images).to(here) for images in torch.split(self.images, at_once))
         return replace(self, images=made)
 
     def only(self, indices: Int[Tensor, " n"]) -> SliceBank:
