@@ -59,6 +59,10 @@ Where = Annotated[
 ]
 Everything = Annotated[bool, typer.Option("--all", help="every scan, also where the cohort has a test split")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there already")]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="compile networks; unsaid, in long stages on a GPU"),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 
 

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crossbeat.cli.options import Csv, Device, Everything, Seed, Where, app, choice, cohort_at, pick, undotted
+from crossbeat.cli.options import (
+    Compile,
+    Csv,
+    Device,
+    Everything,
+    Seed,
+    Where,
+    app,
+    choice,
+    cohort_at,
+    pick,
+    undotted,
+)
 from crossbeat.errors import SettingsError, did_you_mean
 from crossbeat.methods import METHODS, Method
 
@@ -50,6 +62,7 @@ def train(
     devices: Annotated[int, typer.Option(min=1, help="number of devices")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="number of machines")] = 1,
     precision: Annotated[str, typer.Option(help="auto, 32, bf16 or 16")] = "auto",
+    compile_: Compile = None,
     seed: Seed = 0,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="alike every time, slower")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would cost, and stop")] = False,
@@ -70,6 +83,7 @@ def train(
         nodes=nodes,
         precision=choice(precision, "auto", "32", "bf16", "16"),
         deterministic=deterministic,
+        compile=compile_,
         resume=resume,
     )
     if dry_run:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crossbeat.cli.options import Device, app, choice, cohort_at, refuse_unused, undotted, words
+from crossbeat.cli.options import Compile, Device, app, choice, cohort_at, refuse_unused, undotted, words
 from crossbeat.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def study(
     threads: Threads = 0,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, 32, bf16 or 16; the same for all cells")] = "auto",
+    compile_: Compile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would cost, and stop")] = False,
     results: Results = None,
     add: Add = [],  # noqa: B006
@@ -67,7 +68,7 @@ def study(
         refuse_unused(
             "--results", STUDY_YAML=study_yaml, COHORT_CSV=cohort_csv, out=out, arms=arms, set=changes,
             engine=engine != "local", address=address, jobs=jobs > 1, threads=threads, device=device != "auto",
-            precision=precision != "auto", dry_run=dry_run,
+            precision=precision != "auto", compile=compile_ is not None, dry_run=dry_run,
         )  # fmt: skip
         _render(results, add)
         return
@@ -88,6 +89,7 @@ def study(
             choice(device, "auto", "cpu", "cuda"),
             choice(precision, "auto", "32", "bf16", "16"),
             threads or folder.threads(jobs, shared=where == "local"),
+            compile_,
         )
     )
     if dry_run:

@@ -104,6 +104,7 @@ def _train(cell: Cell, folder: Path, study: StudyFolder, means: Means) -> None:
         seed=cell.seed,
         device=means.device,
         precision=means.precision,
+        compile=means.compile,
         resume=True,
         shared=study.shared / code,
     )

@@ -36,6 +36,8 @@ class Means:
     """Settled when the study is opened, so that it is the same on all nodes of a cluster."""
     threads: int = 1
     """Of a cell on the CPU. The last digits of a result depend on it, so it is the same for all cells."""
+    compile: bool | None = None
+    """As `Run.compile`; the last digits depend on it too."""
 
 
 @dataclass(frozen=True)

@@ -118,16 +118,15 @@ def _check(stage: Stage, rounds: int, steps_per_round: int, select: Select) -> N
 def _train(stage: Stage, watcher: Rounds, last: Path) -> None:
     run, done = stage.run, watcher.done
     stage.forget_averages()
-    if run.compile:
-        for network in stage.networks():
-            network.compile()
-    run.record("stage resumed" if done else "stage started", stage=stage.name, rounds_done=done)
+    compiled = run.compiles(watcher.rounds * stage.steps_per_round)
+    event = "stage resumed" if done else "stage started"
+    run.record(event, stage=stage.name, rounds_done=done, compiled=compiled)
     if run.world_size > 1 and stage.has_batch_norm():
         run.note(
             f"stage {stage.name}: BatchNorm sees 1/{run.world_size} of each batch: results differ from one device"
         )
     stopping = Stopping(run)
-    with _quiet(), _global_settings(), stopping.as_exit():
+    with _quiet(), _global_settings(), stopping.as_exit(), _compiled(stage, compiled):
         trainer = _trainer(run, watcher.rounds, [watcher, stopping])
         trainer.fit(stage, range(stage.steps_per_round), ckpt_path=last if done else None)
         run.wait()
@@ -178,6 +177,26 @@ def _load(stage: Stage, select: Select, last: Path) -> Chosen:
     chosen = Chosen(select, int(state["best"]["round"]), float(state["best"]["value"]))
     stage.load_state_dict(checkpoints.load(best_file(last.parents[1], chosen.round)))
     return chosen
+
+
+@contextmanager
+def _compiled(stage: Stage, wanted: bool) -> Iterator[None]:
+    """Have the stage's networks compiled within; afterwards they are as those of a stage that was only read."""
+    if not wanted:
+        yield
+        return
+    # Where the choice is ours a network that cannot be compiled, or a machine without a compiler, is no reason to stop.
+    import torch._dynamo
+
+    networks = list(stage.networks())
+    for network in networks:
+        network.compile()
+    try:
+        with torch._dynamo.config.patch(suppress_errors=stage.run.compile is None):
+            yield
+    finally:
+        for network in networks:
+            network._compiled_call_impl = None
 
 
 @contextmanager
