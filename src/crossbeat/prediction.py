@@ -65,14 +65,12 @@ def keep_largest_components(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """
     kept = np.zeros_like(labels)
     for frame, cleaned in zip(labels, kept, strict=True):
-        for structure in Structure:
-            if structure == Structure.BACKGROUND:
-                continue
-            parts, count = ndimage.label(frame == structure)
-            if count:
+        for value, box in enumerate(ndimage.find_objects(frame, max(Structure)), start=1):
+            if box is not None:
+                parts, _ = ndimage.label(frame[box] == value)
                 sizes = np.bincount(parts.ravel())
                 sizes[0] = 0
-                cleaned[parts == sizes.argmax()] = structure
+                cleaned[box][parts == sizes.argmax()] = value
     return kept
 
 

@@ -25,7 +25,7 @@ from crossbeat.case import Case
 from crossbeat.devices import multiplies_bfloat16
 from crossbeat.errors import RunError
 from crossbeat.labels import TRAINED, Structure
-from crossbeat.networks import SEGMENTERS, build
+from crossbeat.networks import SEGMENTERS, build, lay_out
 from crossbeat.prepare.volumes import Preparation, Window, crop, normalise, pad, slices_of, window_of
 
 SLICES_AT_ONCE = 32
@@ -59,8 +59,8 @@ class Segmenter:
     """Method, seed, versions, cohort hash, which weights were selected."""
 
     def __post_init__(self) -> None:
-        """Lay the weights as loading does: in another layout sums are taken in another order, and a voxel tips over."""
-        self.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        """Lay the weights as training does, whoever made them: in another layout sums come in another order."""
+        lay_out(self.network, self.spec.name)
 
     def predict(self, case: Case) -> NDArray[np.uint8]:
         """(t, z, y, x) values of `Structure` on the case's own grid; the plain network, no post-processing."""

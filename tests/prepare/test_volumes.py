@@ -4,6 +4,7 @@ import torch
 
 from crossbeat.case import Case, Domain
 from crossbeat.labels import UNKNOWN, Structure
+from crossbeat.prepare import volumes
 from crossbeat.prepare.volumes import (
     Preparation,
     Window,
@@ -161,3 +162,13 @@ def test_per_volume_keeps_the_slices_apart_and_per_slice_does_not() -> None:
 def test_crop_and_pad_undo_each_other() -> None:
     field = torch.rand(1, 2, 9, 9)
     assert torch.equal(crop(pad(crop(field, 4), 9), 4), crop(field, 4))
+
+
+@pytest.mark.parametrize("ends", [(0.5, 99.5), (0.0, 100.0), (2.5, 60.0)])
+@pytest.mark.parametrize("shape", [(3, 1), (2, 2), (4, 101), (12, 36_864), (1, 2_000_001)])
+def test_percentiles_are_torchs_own(shape: tuple[int, int], ends: tuple[float, float]) -> None:
+    values = 100 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    at = torch.tensor(ends) / 100
+    low, high = volumes._quantiles(values, at)
+    seen = values[:, :: max(1, shape[1] // 1_000_000)]
+    torch.testing.assert_close(torch.stack([low, high]), torch.quantile(seen, at, dim=1), atol=0, rtol=0)

@@ -28,6 +28,7 @@ OwnCsv = Annotated[
 Changes = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a line of the study file")
 ]
+Address = Annotated[str, typer.Option(help="of a Ray cluster that is running; else one is started here")]
 Threads = Annotated[
     int, typer.Option(min=0, help="of a cell on the CPU; 0: as before, else the cores shared out, 1 on ray")
 ]
@@ -51,9 +52,7 @@ def study(
     engine: Annotated[
         str, typer.Option(help="local, or ray (needs crossbeat's extra of that name)")
     ] = "local",
-    address: Annotated[
-        str, typer.Option(help="of a Ray cluster that is running; else one is started here")
-    ] = "",
+    address: Address = "",
     jobs: Annotated[int, typer.Option(min=1, help="cells at once, on the local engine")] = 1,
     threads: Threads = 0,
     device: Device = "auto",

@@ -31,8 +31,6 @@ in docs/methods/stylization.md.
 
 from __future__ import annotations
 
-import torch
-
 from crossbeat.cohort import Cohort
 from crossbeat.errors import SettingsError
 from crossbeat.methods.recipe import find_domains, provenance
@@ -71,8 +69,6 @@ def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
     origin = provenance("stylization", settings, cohort, run, seen, chosen)
     if stylizer is not None:
         origin["encoder"] = stylizer.encoder.told()
-    # Laid out as `load_segmenter` does: convolutions round otherwise in channels_last, and two would not predict alike.
-    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return Segmenter(network, settings.spec, settings.preparation, provenance=origin)
 
 

@@ -21,7 +21,7 @@ from crossbeat.methods.stylization.settings import Settings
 from crossbeat.methods.stylization.styles import Material, choose_styles, code_noise, style_images
 from crossbeat.methods.stylization.stylizer import Stylizer
 from crossbeat.methods.validation import bank_dice
-from crossbeat.networks import SEGMENTERS
+from crossbeat.networks import lay_out
 from crossbeat.networks.rain import CHANNELS
 from crossbeat.prepare.slices import Batch, SliceBank, global_batch, training_batch
 from crossbeat.training import Run, Stage, average_gradients, constant, one_cycle, polynomial
@@ -48,9 +48,7 @@ class Segmentation(Stage):
             run, "segmentation", clip_norm=settings.clip_norm or None, ema_decay=settings.ema_decay or None
         )
         self.settings = settings
-        self.network = network
-        if SEGMENTERS[settings.network].channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = lay_out(network, settings.network)
         self.stylizer = stylizer  # no module of the stage: frozen, and in no checkpoint
         self.content = material.content
         self.styles = material.styles
