@@ -99,7 +99,11 @@ def main() -> None:
         lines.append(
             Line(f"{name}, memory", f"{fewer} scans", "MB", cells[last][1], cells[before][1], fewer / more)
         )
-    tell("Growth", lines, options)
+    sizes = [
+        dict(zip(("seconds", "memory_mb"), cell, strict=True)) for cells in found.values() for cell in cells
+    ]
+    of = [{"command": name, "scans": count} for name in found for count in options.counts]
+    tell("Growth", lines, options, cells=[a | b for a, b in zip(of, sizes, strict=True)])
 
 
 if __name__ == "__main__":

@@ -78,13 +78,13 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def tell(title: str, lines: Sequence[Line], options: argparse.Namespace) -> None:
-    """Print the table, and write it as JSON where that is asked for."""
+def tell(title: str, lines: Sequence[Line], options: argparse.Namespace, **facts: object) -> None:
+    """Print the table, and write it as JSON with any `facts` where that is asked for."""
     print(f"\n{title}\n{surroundings(options)}")
     print_lines(lines)
     if options.json:
         found = [asdict(line) | {"ratio": line.ratio} for line in lines]
-        record = {"title": title, "machine": surroundings(options), "lines": found}
+        record = {"title": title, "machine": surroundings(options), "lines": found, **facts}
         options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

@@ -31,6 +31,9 @@ class CaseError(CrossbeatError):
         self.case_id = case_id
         self.problem = problem
 
+    def __reduce__(self) -> tuple[type[CaseError], tuple[str, str]]:
+        return type(self), (self.case_id, self.problem)  # as another process raises it
+
 
 class FileError(CrossbeatError):
     """A file cannot be used."""
@@ -39,6 +42,9 @@ class FileError(CrossbeatError):
         super().__init__(f"{path}: {problem}")
         self.path = Path(path)
         self.problem = problem
+
+    def __reduce__(self) -> tuple[type[FileError], tuple[Path, str]]:
+        return type(self), (self.path, self.problem)
 
 
 class CohortError(CrossbeatError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 
 from crossbeat.cli.options import Csv, Everything, Where, app, cohort_at, pick
 from crossbeat.errors import RunError
+
+CORES = os.cpu_count() or 1
 
 
 @app.command()
@@ -20,7 +23,7 @@ def evaluate(
     ] = None,
     where: Where = "",
     everything: Everything = False,
-    jobs: Annotated[int, typer.Option(min=1, help="threads")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="processes that score", show_default="all cores")] = CORES,
 ) -> None:
     """Score label maps against the references: Dice, Jaccard, HD, HD95 and ASSD, nothing left out."""
     from crossbeat import console

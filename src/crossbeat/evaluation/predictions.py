@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CaseError
+from crossbeat.evaluation.parallel import in_order
 from crossbeat.labels import UNKNOWN, Structure
 
 ReadPrediction = Callable[[Row], NDArray[np.uint8] | None]
@@ -30,7 +30,7 @@ def for_each_prediction(
     jobs: int = 1,
     progress: Progress = lambda row: None,
 ) -> list[Result]:
-    """What `work` makes of every scan and its prediction, in the cohort's order, in so many threads.
+    """What `work` makes of every scan and its prediction, in the cohort's order, in so many processes.
 
     Scans without a prediction stop it with one `CaseError` that names them all; so does a prediction of
     another shape than its scan, or with values that are no structure. Of a labelled scan the frames without labels
@@ -47,7 +47,7 @@ def for_each_prediction(
 
     found: list[Result] = []
     missing: list[str] = []
-    for row, result in zip(cohort, _run(of_one, cohort, jobs), strict=True):
+    for row, result in zip(cohort, in_order(of_one, cohort.rows, jobs), strict=True):
         progress(row)
         if result is None:
             missing.append(row.scan)
@@ -61,14 +61,6 @@ def for_each_prediction(
             "run `crossbeat predict` on these scans first, or leave them out of the cohort.csv",
         )
     return found
-
-
-def _run(of_one: Callable[[Row], Result | None], rows: Iterable[Row], jobs: int) -> Iterator[Result | None]:
-    if jobs <= 1:
-        yield from map(of_one, rows)
-        return
-    with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(of_one, rows)
 
 
 def _read(read_prediction: ReadPrediction, row: Row) -> NDArray[np.uint8] | None:
