@@ -17,7 +17,7 @@ from pathlib import Path
 from sides import Line, print_lines
 
 HERE = Path(__file__).parent
-SCRIPTS = ("augmentation", "training", "steps", "prediction", "evaluation", "growth", "memory")
+SCRIPTS = ("augmentation", "pages", "training", "steps", "prediction", "evaluation", "growth", "memory")
 
 
 def main() -> int:

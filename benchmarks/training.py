@@ -55,10 +55,10 @@ class Timed:
             wait()
             if step:
                 self.ours.append(time.perf_counter() - self.began)
-            else:
-                self.turns = self.others(stage)
-                self.theirs = {name: [] for name in self.turns}
             with torch.autocast(stage.device.type, enabled=False):  # ours is inside Lightning's
+                if not step:
+                    self.turns = self.others(stage)
+                    self.theirs = {name: [] for name in self.turns}
                 for name, turn in self.turns.items():
                     self.theirs[name].append(_seconds(turn))
             self.began = time.perf_counter()

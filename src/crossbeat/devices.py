@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from typing import Final
+
 import torch
 
 from crossbeat.errors import SettingsError
@@ -21,3 +25,20 @@ def multiplies_bfloat16(kind: str) -> bool:
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep arrays that were freed for the next ones, instead of giving each back to the system.
+
+    What computes on a CPU makes and drops the same arrays again and again, and fetching their pages anew each time
+    takes up to a fourth of a training (benchmarks/pages.py). The process then holds on to what it needed at most. It
+    is so of the whole process and for good, by `mallopt` of glibc; elsewhere nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            mallopt(option, 1 << 30)
+
+
+_M_TRIM_THRESHOLD: Final = -1  # malloc.h of glibc
+_M_MMAP_THRESHOLD: Final = -3

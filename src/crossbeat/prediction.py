@@ -15,6 +15,7 @@ from torch import Tensor
 
 from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
+from crossbeat.devices import keep_freed_memory
 from crossbeat.errors import CrossbeatError, SettingsError
 from crossbeat.labels import UNKNOWN, Structure
 from crossbeat.segmenter import Segmenter, most_probable
@@ -92,6 +93,7 @@ def predict_cohort(
     files are never opened. Segmenters that do not go together raise `SettingsError` at once.
     """
     _refuse_unlike(segmenters)
+    keep_freed_memory()
     failures: list[Failure] = []
     with ThreadPoolExecutor(1) as readers, ThreadPoolExecutor(1) as writers:
         written: list[tuple[Row, Future[None]]] = []

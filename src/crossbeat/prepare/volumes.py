@@ -234,6 +234,7 @@ def _span(covered: Tensor) -> slice:
 def _quantiles(values: Float[Tensor, "n m"], at: Float[Tensor, " 2"]) -> tuple[Tensor, Tensor]:
     # torch.quantile refuses more than 2**24 values; every k-th of more than a million is as good.
     seen = values[:, :: max(1, values.shape[1] // 1_000_000)]
+    seen = seen if seen.dtype == torch.float64 else seen.float()  # autocast may have halved it
     if seen.device.type != "cpu":
         low, high = torch.quantile(seen, at.to(seen), dim=1)
         return low, high

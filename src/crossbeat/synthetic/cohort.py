@@ -7,8 +7,6 @@ subjects, another order or more processes change no scan that was there before.
 from __future__ import annotations
 
 import csv
-import ctypes
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossbeat.cohort import Cohort, Row, write_cohort
+from crossbeat.devices import keep_freed_memory
 from crossbeat.errors import SettingsError, did_you_mean
 from crossbeat.geometry import Affine
 from crossbeat.labels import Structure
@@ -332,27 +331,11 @@ def _run(
             results.append(_make_subject(folder, plan, write))
             tell(len(results), len(plans))
         return results
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_keep_freed_memory) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=keep_freed_memory) as pool:
         for result in pool.map(_make_subject, [folder] * len(plans), plans, [write] * len(plans)):
             results.append(result)
             tell(len(results), len(plans))
     return results
-
-
-def _keep_freed_memory() -> None:
-    """Let the C library keep arrays that were freed for the next ones, instead of giving each back to the system.
-
-    The sampling makes and drops arrays of some 100 kB by the thousand, and fetching their pages anew each time costs it
-    about 5 % (`mallopt` of glibc; elsewhere nothing happens).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            mallopt(option, 1 << 27)
-
-
-_M_TRIM_THRESHOLD: Final = -1  # malloc.h of glibc
-_M_MMAP_THRESHOLD: Final = -3
 
 
 def _make_subject(folder: Path, plan: _Plan, write: _Writers) -> tuple[list[Row], dict[str, str]]:

@@ -18,6 +18,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import Strategy
 
+from crossbeat.devices import keep_freed_memory
 from crossbeat.errors import RunError, SettingsError
 from crossbeat.training import checkpoints
 from crossbeat.training.checkpoints import TensorFiles
@@ -133,6 +134,7 @@ def _train(stage: Stage, watcher: Rounds, last: Path) -> None:
 
 
 def _trainer(run: Run, rounds: int, callbacks: list[Callback], *, alone: bool = False) -> pl.Trainer:
+    keep_freed_memory()
     together = run.world_size > 1 and not alone
     strategy: Strategy | str = SameStepStrategy() if together else "auto"
     plugins: list[Any] = [TensorFiles()] if together else [TensorFiles(), LightningEnvironment()]
