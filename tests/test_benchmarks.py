@@ -58,6 +58,6 @@ def test_a_benchmark_that_there_is_not_is_refused_with_those_that_there_are() ->
         [sys.executable, str(BENCHMARKS / "run.py"), "trainig"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "there is no benchmark trainig; there are augmentation, training" in done.stderr
+    assert "there is no benchmark trainig; there are augmentation, pages" in done.stderr
     scripts = {path.stem for path in BENCHMARKS.glob("*.py")} - {"run", "sides", "hearts"}
     assert all(f" {script}" in done.stderr for script in scripts), "run.py runs every benchmark"
