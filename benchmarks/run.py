@@ -17,7 +17,17 @@ from pathlib import Path
 from sides import Line, print_lines
 
 HERE = Path(__file__).parent
-SCRIPTS = ("augmentation", "pages", "training", "steps", "prediction", "evaluation", "growth", "memory")
+SCRIPTS = (
+    "augmentation",
+    "pages",
+    "training",
+    "compiling",
+    "steps",
+    "prediction",
+    "evaluation",
+    "growth",
+    "memory",
+)
 
 
 def main() -> int:

@@ -225,6 +225,7 @@ def test_same_patients_are_paired_by_where_their_slices_lie(cohort: Cohort, tmp_
     ]
     assert found.partners[6:].tolist() == [-1, -1, -1]
     assert re.search("1 subjects have no target scan that trains, 's2' first.*at random", notes[0])
+    assert "lie 4.0 mm apart on the median, 4.0 mm at most" in notes[1]
 
 
 def test_patients_who_share_nothing_cannot_be_paired(cohort: Cohort, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -97,7 +98,8 @@ def still_frames(row: Row, case: Case) -> list[int]:
 def find_partners(content: SliceBank, styles: SliceBank, name: str, run: Run) -> Int[Tensor, " n"]:
     """For each content the nearest style slice of the same patient by z in mm, -1 where that patient has none.
 
-    `CohortError` where no patient has both; how many contents stay without is noted.
+    `CohortError` where no patient has both; how many contents stay without, and how far the farthest partner lies, is
+    noted.
     """
     of: dict[str, list[tuple[float, int]]] = {}
     for i, place in enumerate(styles.table):
@@ -115,6 +117,15 @@ def find_partners(content: SliceBank, styles: SliceBank, name: str, run: Run) ->
             f"{name}: {len(alone)} subjects have no target scan that trains, {min(alone)!r} first; their slices get "
             "styles drawn at random (style: same_patient)"
         )
+    apart = [
+        abs(place.z_mm - styles.table[i].z_mm)
+        for place, i in zip(content.table, found, strict=True)
+        if i >= 0
+    ]
+    run.note(
+        f"style same_patient: slice and style lie {statistics.median(apart):.1f} mm apart on the median, "
+        f"{max(apart):.1f} mm at most"
+    )
     return torch.tensor(found, dtype=torch.long)
 
 
