@@ -23,8 +23,8 @@ from crossbeat.prepare.slices import Batch
 from training import Loop
 
 
-def measure(network: str, options: argparse.Namespace) -> Line:
-    """Images a second, compiled beside plain; prints what compiling took and after how many updates it is earned."""
+def measure(network: str, options: argparse.Namespace) -> tuple[Line, dict[str, object]]:
+    """Images a second, compiled beside plain; what compiling took, and after how many updates it is earned back."""
     settings = supervised.Settings.of({"network": network, "image_size": options.size, "spacing_mm": 1.25})
     shape = (options.batch, 1, options.size, options.size)
     labels = torch.randint(0, 4, (options.batch, options.size, options.size)).to(torch.uint8)
@@ -40,9 +40,12 @@ def measure(network: str, options: argparse.Namespace) -> Line:
     wait()
     first = time.perf_counter() - start
     ours, theirs = take_turns(lambda _: compiled(batch), lambda _: plain(batch), options.rounds)
-    earned = "never" if ours >= theirs else f"in {(first - theirs) / (theirs - ours):.0f} updates"
-    print(f"{network}: the first compiled update takes {number(first)} s, which is earned back {earned}")
-    return Line(f"{network}, compiled", "not compiled", "im/s", options.batch / ours, options.batch / theirs)
+    earned = None if ours >= theirs else round((first - theirs) / (theirs - ours))
+    told = "never" if earned is None else f"in {earned} updates"
+    print(f"{network}: the first compiled update takes {number(first)} s, which is earned back {told}")
+    rates = options.batch / ours, options.batch / theirs
+    line = Line(f"{network}, compiled", "not compiled", "im/s", *rates)
+    return line, {"network": network, "first_update_s": first, "earned_back_after_updates": earned}
 
 
 def main() -> None:
@@ -52,11 +55,12 @@ def main() -> None:
     made.add_argument("--batch", type=int, default=8)
     made.add_argument("--rounds", type=int, default=7)
     options = made.parse_args()
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()  # nothing that was compiled before
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    lines = [measure(network, options) for network in options.networks]
-    tell(f"Compiling, {options.batch} images of {options.size} pixels", lines, options)
+    with tempfile.TemporaryDirectory() as nothing_compiled_before:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = nothing_compiled_before
+        lines, costs = zip(*(measure(network, options) for network in options.networks), strict=True)
+    tell(f"Compiling, {options.batch} images of {options.size} pixels", lines, options, costs=costs)
 
 
 if __name__ == "__main__":

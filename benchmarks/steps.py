@@ -157,6 +157,7 @@ def twin_of(stage: Stage, step: Step, update: Callable[..., Any]) -> Callable[[i
         if number % step.cycle == 0:
             calls.clear()
             twin.__dict__.update(before)
+        torch.clear_autocast_cache()  # of Lightning's step, inside which turns are taken
         try:
             update(twin, number % step.cycle)
         finally:

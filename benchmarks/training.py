@@ -102,7 +102,7 @@ def measure(network: str, options: argparse.Namespace) -> list[Line]:
     on_gpu = options.device.startswith("cuda")
     lines = [Line(network, "bare loop", "im/s", ours, theirs.pop("bare"), 0.95 if on_gpu else 0.9)]
     aim = None if network != "dilated_resunet" else 5.0 if on_gpu else 1.5
-    for side, wanted in (("MONAI,", aim), ("MONAI in", None)):
+    for side, wanted in (("MONAI,", aim), ("MONAI in", aim)):
         best = max(
             (name for name in theirs if name.startswith(side)), key=lambda name: theirs[name], default=""
         )
@@ -123,8 +123,8 @@ def rivals(stage: Any, settings: supervised.Settings, options: argparse.Namespac
     bare = Loop(settings, options)
     found: dict[str, Turn] = {"bare": lambda count: [bare(fixed) for _ in range(count)] and None}
     for workers in options.workers:
-        feed = monai_batches(bank, options, workers)
         for name, as_built in (("MONAI", True), ("MONAI in our layout", False)):
+            feed = monai_batches(bank, options, workers)
             loop = Loop(settings, options, as_built=as_built)
             found[f"{name}, {workers} workers"] = _fed(loop, feed)
     return found
@@ -156,6 +156,7 @@ class Loop:
         self.half = run.lightning_precision == "bf16-mixed"
 
     def __call__(self, batch: Batch) -> None:
+        torch.clear_autocast_cache()  # of Lightning's step, inside which turns are taken
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             logits = self.network(batch.image)
             loss = segmentation_loss(

@@ -61,3 +61,19 @@ def test_a_benchmark_that_there_is_not_is_refused_with_those_that_there_are() ->
     assert "there is no benchmark trainig; there are augmentation, pages" in done.stderr
     scripts = {path.stem for path in BENCHMARKS.glob("*.py")} - {"run", "sides", "hearts"}
     assert all(f" {script}" in done.stderr for script in scripts), "run.py runs every benchmark"
+
+
+def test_a_command_is_measured_without_the_memory_of_who_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """50 MB in the command, 300 MB here."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import growth
+
+    here = bytearray(300 * 2**20)
+    seconds, memory = growth.measured([sys.executable, "-c", "b = bytearray(b'1' * 50 * 2**20)"], Path.cwd())
+    assert len(here) > 0
+    assert seconds > 0
+    assert 50 < memory < 200
+    with pytest.raises(SystemExit, match="ended with 3: out of ink"):
+        growth.measured(
+            [sys.executable, "-c", "import sys; sys.stderr.write('out of ink'); sys.exit(3)"], Path.cwd()
+        )

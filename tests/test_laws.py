@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "devices": {"errors"},
     "data": GROUND,
     "synthetic": GROUND | {"devices"},
-    "prepare": GROUND,
+    "prepare": GROUND | {"devices"},
     "metrics": {"errors", "labels"},
     "networks": {"errors"},
     "losses": {"errors"},

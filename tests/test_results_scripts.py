@@ -438,13 +438,14 @@ def test_the_parts_of_a_cell_are_told_from_its_log(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Killed in its second stage at 100 s, taken up again an hour later: the hour counts nowhere."""
+    """Stopped at 100 s and killed without a word at 3770 s, taken up again an hour later: the hours count nowhere."""
     cell = tmp_path / "cells" / "cine" / "seed-0"
     cell.mkdir(parents=True)
     events = [
         (0, "started"), (20, "stage started"), (60, "stage finished"), (65, "stage started"), (70, "note"),
-        (100, "stopped"), (3700, "resumed"), (3710, "stage resumed"), (3770, "stage finished"), (3771, "finished"),
-        (3772, "predicting"), (3782, "scoring"), (3785, "scored"),
+        (100, "stopped"), (3700, "resumed"), (3710, "stage resumed"), (3770, "note"),
+        (7300, "resumed"), (7300, "stage resumed"), (7300, "stage finished"), (7301, "finished"),
+        (7302, "predicting"), (7312, "scoring"), (7315, "scored"),
     ]  # fmt: skip
     lines = [
         {"time": datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"), "event": what}

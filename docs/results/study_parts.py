@@ -42,6 +42,8 @@ def seconds_of(log: Path) -> dict[str, float]:
     for line in log.read_text(encoding="utf-8").splitlines():
         event = json.loads(line)
         now = datetime.fromisoformat(event["time"])
+        if event["event"] in ("started", "resumed"):
+            doing = ""  # what it was doing when it was killed ended with its last event
         if doing and since is not None:
             spent[doing] += (now - since).total_seconds()
         doing, since = NEXT.get(event["event"], doing), now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -34,10 +35,26 @@ def keep_freed_memory() -> None:
     takes up to a fourth of a training (benchmarks/pages.py). The process then holds on to what it needed at most. It
     is so of the whole process and for good, by `mallopt` of glibc; elsewhere nothing happens.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            mallopt(option, 1 << 30)
+    mallopt = _of_the_c_library("mallopt")
+    # The trim alone would freeze the other at 128 KB, and every array would be mapped anew; glibc before 2.35 takes no
+    # more than 32 MB of it.
+    if mallopt is not None and (mallopt(_M_MMAP_THRESHOLD, 1 << 30) or mallopt(_M_MMAP_THRESHOLD, 1 << 25)):
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+def give_back_freed_memory() -> None:
+    """Have the C library give pages back that hold nothing now: the counterpart, for once, of `keep_freed_memory`.
+
+    Arrays of many sizes that come and go, as scans do, leave holes between those that stay, and glibc before 2.38
+    seldom fills them again: a process that reads scans without end would grow without end.
+    """
+    trim = _of_the_c_library("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_the_c_library(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h of glibc

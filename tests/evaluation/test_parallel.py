@@ -58,6 +58,41 @@ def test_warnings_come_out_here() -> None:
 
 
 @forks
+def test_what_cannot_be_sent_is_told_all_the_same(tmp_path: Path) -> None:
+    """A warning that holds an open file, then an error: both come out."""
+
+    def work(row: Row) -> None:
+        file = (tmp_path / row.scan).open("w")
+        warnings.warn(ResourceWarning(f"{row.scan}: unclosed"), stacklevel=1, source=file)
+        raise CaseError(row.scan, "is cut off")
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(CaseError, match="'p0': is cut off"):
+            list(in_order(work, ROWS, 2))
+    assert str(said[0].message) == "p0: unclosed"
+
+
+@forks
+def test_forks_beside_threads_are_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python 3.12 warns of them; the test run makes errors of warnings."""
+    fork = os.fork
+
+    def warned() -> int:
+        text = "This process (pid=1) is multi-threaded, use of fork() may lead to deadlocks in the child."
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", warned)
+    assert list(in_order(lambda row: row.scan, ROWS, 2)) == [row.scan for row in ROWS]
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
+    assert parallel.cores() == 1
+
+
+@forks
 def test_a_process_that_was_killed_is_no_endless_wait() -> None:
     with pytest.raises(RunError, match=r"was killed.*--jobs 1"):
         list(in_order(lambda row: os.kill(os.getpid(), signal.SIGKILL), ROWS, 2))

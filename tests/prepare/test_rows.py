@@ -42,7 +42,7 @@ def test_the_file_is_gone_from_its_folder_at_once(tmp_path: Path, monkeypatch: p
     mapped = Path("/proc/self/maps").read_text() if Path("/proc/self/maps").exists() else str(tmp_path)
     assert str(tmp_path) in mapped
     assert not os.listdir(tmp_path)
-    found[0] = 9.0  # in memory alone
+    found[0] = 9.0  # in the file, which nobody else has
     assert found[:, 0].tolist() == [9, 0, 1, 1, 2, 2]
 
 
@@ -69,3 +69,20 @@ def test_rows_of_another_type_or_shape_are_refused(monkeypatch: pytest.MonkeyPat
         grown.append(torch.zeros(2, 3))
         with pytest.raises(ValueError, match=r"rows of torch.float32 \(3,\) cannot go on with"):
             grown.append(other)
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux says how much memory there is")
+def test_a_file_larger_than_memory_can_be_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice memory and swap, as a hole in the file: a private mapping of as much is refused."""
+    told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    pages = 2 * sum(int(told[name].split()[0]) for name in ("MemTotal", "SwapTotal")) // 4
+    monkeypatch.setattr(rows, "IN_MEMORY", 0)
+    grown = Rows()
+    grown.append(torch.full((1, 4096), 7, dtype=torch.uint8))
+    assert grown._file is not None
+    grown._file.truncate(4096 * pages)
+    grown._count = pages
+    grown._waiting = [torch.zeros(0, 4096, dtype=torch.uint8)]
+    found = grown.finish()
+    assert found.shape == (pages, 4096)
+    assert (int(found[0, 0]), int(found[-1, -1])) == (7, 0)

@@ -261,6 +261,14 @@ def test_a_study_goes_on_with_the_device_and_precision_of_its_beginning(
     assert study.as_before(Means("cpu", "32")) == Means("cpu", "32")
     with pytest.raises(RunError, match="began with precision 32, and bf16 is asked for"):
         study.as_before(Means("auto", "bf16"))
+    (tmp_path / "compiled").mkdir()
+    compiled = StudyFolder(tmp_path / "compiled")
+    (compiled.path / "plan.json").write_text(
+        '{"means": {"device": "cpu", "precision": "32", "compile": true}}'
+    )
+    assert compiled.as_before(Means()).compile is True
+    with pytest.raises(RunError, match="began with --compile; leave --no-compile away"):
+        compiled.as_before(Means(compile=False))
     new = StudyFolder(tmp_path / "new")
     assert new.as_before(Means("auto", "bf16")) == Means("auto", "bf16")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +9,6 @@ import typer
 
 from crossbeat.cli.options import Csv, Everything, Where, app, cohort_at, pick
 from crossbeat.errors import RunError
-
-CORES = os.cpu_count() or 1
 
 
 @app.command()
@@ -23,12 +20,13 @@ def evaluate(
     ] = None,
     where: Where = "",
     everything: Everything = False,
-    jobs: Annotated[int, typer.Option(min=1, help="processes that score", show_default="all cores")] = CORES,
+    jobs: Annotated[int, typer.Option(min=0, help="processes that score; 0: one a core")] = 0,
 ) -> None:
     """Score label maps against the references: Dice, Jaccard, HD, HD95 and ASSD, nothing left out."""
     from crossbeat import console
     from crossbeat.data.predictions import prediction_reader
     from crossbeat.evaluation import evaluate_cohort, read_scores, write_agreement, write_scores
+    from crossbeat.evaluation.parallel import cores
     from crossbeat.report import headline, write_summary
 
     out = out or run / "scores.csv"
@@ -41,7 +39,9 @@ def evaluate(
         )
     with console.bar("scoring", len(cohort)) as step:
         read = prediction_reader(run, cohort)
-        scores, compared = evaluate_cohort(cohort, read, units=("mm", "voxel"), jobs=jobs, progress=step)
+        scores, compared = evaluate_cohort(
+            cohort, read, units=("mm", "voxel"), jobs=jobs or cores(), progress=step
+        )
     write_scores(scores, cohort, out)
     write_agreement(compared, cohort, out.with_name("agreement.csv"))
     written = read_scores(out)

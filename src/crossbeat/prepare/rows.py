@@ -51,12 +51,13 @@ class Rows:
             self._write()
 
     def finish(self) -> Tensor:
-        """All rows in their order. Writing to a mapped one changes it in memory alone."""
+        """All rows in their order. Writing to a mapped one changes the file, which nobody else has."""
         if self._file is None:
             return torch.cat(self._waiting)
         like = self._waiting[0]
         self._write()
-        mapped = np.memmap(self._file, like[:0].numpy().dtype, "c", shape=(self._count, *like.shape[1:]))
+        # Shared: a private mapping counts as memory from the start, and could be no larger than that.
+        mapped = np.memmap(self._file, like[:0].numpy().dtype, "r+", shape=(self._count, *like.shape[1:]))
         self._file.close()
         return torch.from_numpy(mapped)
 

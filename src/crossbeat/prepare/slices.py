@@ -14,6 +14,7 @@ from torch import Tensor
 from crossbeat import geometry
 from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
+from crossbeat.devices import give_back_freed_memory
 from crossbeat.errors import CohortError
 from crossbeat.labels import TRAINED, UNKNOWN, fold_drawn
 from crossbeat.prepare.augment import Augmentation, apply, draw
@@ -22,6 +23,8 @@ from crossbeat.prepare.volumes import Preparation, Window, label_slices_of, norm
 
 AT_ONCE: Final = 64
 """Slices that are copied or changed together, where all are."""
+GIVE_BACK_EVERY: Final = 20
+"""Scans read between two times that freed memory goes back to the system."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ class Batch:
         if self.image.device == device:
             return self
         image, labels, drawn = (
-            (part.pin_memory() if device.type == "cuda" else part).to(device, non_blocking=True)
+            (part.pin_memory() if device.type == "cuda" and not part.is_cuda else part).to(
+                device, non_blocking=True
+            )
             for part in (self.image, self.labels, self.drawn)
         )
         return Batch(image, labels, drawn)
@@ -151,7 +156,7 @@ def build_bank(
     """
     images, labels, drawn = Rows(), Rows(), Rows()
     table: list[Slice] = []
-    for row in cohort:
+    for number, row in enumerate(cohort, start=1):
         case = cohort.read(row)
         annotation = label_slices_of(case)
         looked_at = (annotation != UNKNOWN).flatten(1).any(dim=1)
@@ -163,6 +168,8 @@ def build_bank(
         origins = _origins(case)
         table += [origins[i] for i in keep.tolist()]
         progress(row)
+        if number % GIVE_BACK_EVERY == 0:
+            give_back_freed_memory()
     if not table:
         kind = "annotated slice" if annotated_only else "slice"
         raise CohortError(f"{cohort.name}: no {kind} among {len(cohort)} scans; nothing to train on")

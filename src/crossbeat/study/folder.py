@@ -17,6 +17,7 @@ import yaml
 from crossbeat.cohort import Cohort, read_cohort
 from crossbeat.data import reader
 from crossbeat.errors import RunError, did_you_mean
+from crossbeat.evaluation.parallel import cores
 from crossbeat.report.writing import write_whole
 from crossbeat.study.plan import Cell, Study, plan
 
@@ -134,10 +135,10 @@ class StudyFolder:
         """Threads of a cell that nobody set: those the study began with, else the cores shared out, or one."""
         if self.there:
             return self.means.threads
-        return max(1, (os.cpu_count() or 1) // jobs) if shared else 1
+        return max(1, cores() // jobs) if shared else 1
 
     def as_before(self, wished: Means) -> Means:
-        """The means wished for, with device and precision of the study's beginning where none are said.
+        """The means wished for, with those of the study's beginning where none are said: device, precision, compiling.
 
         Others than those raise `RunError`: cells of two precisions make no common table.
         """
@@ -151,8 +152,12 @@ class StudyFolder:
                     f"{self.path}: began with {name} {had}, and {asked} is asked for; leave --{name} away, or take "
                     "another folder"
                 )
+        if None not in (wished.compile, began.compile) and wished.compile != began.compile:
+            had, other = ("--compile", "--no-compile") if began.compile else ("--no-compile", "--compile")
+            raise RunError(f"{self.path}: began with {had}; leave {other} away, or take another folder")
         return replace(
             wished,
+            compile=began.compile if wished.compile is None else wished.compile,
             device=began.device if wished.device == "auto" else wished.device,
             precision=began.precision if wished.precision == "auto" else wished.precision,
         )

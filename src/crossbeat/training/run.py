@@ -154,8 +154,9 @@ class Run:
     def compiles(self, updates: int) -> bool:
         """Whether the networks of a stage of so many updates are compiled: as asked for, else where it pays.
 
-        On a CPU it does not: it costs 20 to 80 s, and updates then take .9 to 1.15 of the time they took
-        (docs/performance.md). On CUDA it pays from `WORTH_COMPILING` updates on.
+        On a CPU it does not: it costs a minute, and updates then take as long as before, or a third longer
+        (docs/performance.md). On CUDA it should from `WORTH_COMPILING` updates on. What a stage calls otherwise than
+        as `network(images)` stays as it is.
         """
         if self.compile is not None:
             return self.compile
