@@ -77,3 +77,26 @@ def test_a_command_is_measured_without_the_memory_of_who_measures(monkeypatch: p
         growth.measured(
             [sys.executable, "-c", "import sys; sys.stderr.write('out of ink'); sys.exit(3)"], Path.cwd()
         )
+
+
+def test_growth_is_of_one_scan_more_and_the_square_misses_its_aim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 s to start and 20 ms a scan; or 0.2 ms by the square; memory stays, and what is nothing counts as little."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import growth
+
+    counts = (10, 100, 1000)
+    cells = {
+        "linear": [(3 + 0.02 * n, 100.0) for n in counts],
+        "square": [(3 + 0.0002 * n**2, 100.0 + n) for n in counts],
+    }
+    linear, kept, square, grown = growth.growth_of(cells, counts)
+    assert (linear.ours, linear.theirs) == pytest.approx((20, 20))
+    assert (kept.ours, kept.theirs) == (0.1, 0.1)
+    assert (square.ours, square.theirs) == pytest.approx((220, 22))
+    assert (grown.ours, grown.theirs) == pytest.approx((1, 1))
+    assert [line.verdict.endswith("reached") for line in (linear, kept, square, grown)] == [
+        True,
+        True,
+        False,
+        True,
+    ]

@@ -67,14 +67,19 @@ def table_of_growth(cells: pd.DataFrame) -> Iterator[str]:
 
 
 def draw(cells: pd.DataFrame, out: Path) -> None:
-    """Time and memory of every command against the cohort's size, both axes by powers of ten."""
+    """Time, by powers of ten, and memory of every command against the cohort's size."""
     figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.2), constrained_layout=True)
     for axes, column, title in (
         (panels[0], "seconds", "Seconds"),
         (panels[1], "memory_mb", "Largest memory, MB"),
     ):
         _panel(axes, cells, column, title)
-    panels[0].legend(frameon=False, fontsize=12)
+    panels[0].set_yscale("log")
+    panels[1].set_ylim(bottom=0)
+    for axes in panels:
+        axes.yaxis.set_major_formatter("{x:g}")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=5, frameon=False, fontsize=12)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=100)
     plt.close(figure)
@@ -83,7 +88,8 @@ def draw(cells: pd.DataFrame, out: Path) -> None:
 def _panel(axes: Axes, cells: pd.DataFrame, column: str, title: str) -> None:
     for (command, rows), colour in zip(cells.groupby("command", sort=False), SERIES, strict=False):
         axes.plot(rows["scans"], rows[column], "o-", color=colour, label=str(command), linewidth=2)
-    axes.set(xscale="log", yscale="log", xlabel="scans in the cohort")
+    axes.set(xscale="log", xlabel="scans in the cohort", xticks=sorted(cells["scans"].unique()))
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_title(title, fontsize=13, loc="left")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
