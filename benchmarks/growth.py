@@ -67,7 +67,7 @@ def write_scans(room: Path, count: int) -> None:
 
 
 MEASURE = """
-import json, os, resource, subprocess, sys, time
+import json, resource, subprocess, sys, time
 start = time.perf_counter()
 done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -32,7 +32,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep arrays that were freed for the next ones, instead of giving each back to the system.
 
     What computes on a CPU makes and drops the same arrays again and again, and fetching their pages anew each time
-    takes up to a fourth of a training (benchmarks/pages.py). The process then holds on to what it needed at most. It
+    takes up to three tenths of an update (benchmarks/pages.py). The process then holds on to what it needed at most. It
     is so of the whole process and for good, by `mallopt` of glibc; elsewhere nothing happens.
     """
     mallopt = _of_the_c_library("mallopt")
