@@ -3,9 +3,10 @@
     python benchmarks/growth.py [--counts 10 100 1000] [--json OUT]
 
 Scans are small (4 slices of 64 × 64) so that what grows with their number shows. `train` makes the same 40 updates
-whatever the cohort, so its time beyond reading is a constant's. The table has what one more scan costs between the two
-largest cohorts, beside between the two smaller ones, without what a command costs at all: 1 is linear growth, 0.1 by
-the square. What is too little to tell counts as 3 ms, or 0.1 MB.
+whatever the cohort, so its time beyond reading is a constant's; trained once more with 200 further updates, it shows
+what one update costs. The table has what one more scan costs between the two largest cohorts, beside between the two
+smaller ones, without what a command costs at all: 1 is linear growth, 0.1 by the square. What is too little to tell
+counts as 3 ms, or 0.1 MB. Its last line has an update among the most scans beside one among the fewest.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ LEAST = {"ms": 3.0, "MB": 0.1}
 """Of one more scan: starting a command twice differs by as much as less than this would, over 90 scans."""
 LINEAR = 0.3
 """Time by the square of the number of scans would have a ratio of 0.1."""
-TINY = (
-    "size=demo", "source={sequence: bssfp}", "steps=40", "steps_per_round=20", "image_size=32", "spacing_mm=2.5"
-)  # fmt: skip
+TINY = ("size=demo", "source={sequence: bssfp}", "steps_per_round=20", "image_size=32", "spacing_mm=2.5")
+UPDATES, FURTHER = 40, 200
+LONGER = "train longer"
+CONSTANT = 0.8
+"""An update should cost the same among many scans; a command's start alone differs by a tenth of what is compared."""
 
 
 def commands(room: Path) -> Iterator[tuple[str, list[str]]]:
@@ -40,7 +43,9 @@ def commands(room: Path) -> Iterator[tuple[str, list[str]]]:
     yield "index", [program, "index", str(room / "scans"), "--layout", "nnunet", "-o", table]
     yield "check", [program, "check", table]
     sets = [word for setting in TINY for word in ("--set", setting)]
-    yield "train", [program, "train", "supervised", table, "-o", str(room / "run"), *sets]
+    for name, updates, out in (("train", UPDATES, "run"), (LONGER, UPDATES + FURTHER, "longer")):
+        steps = ("--set", f"steps={updates}")
+        yield name, [program, "train", "supervised", table, "-o", str(room / out), *sets, *steps]
     yield "predict", [program, "predict", str(room / "run"), table]
     yield "evaluate", [program, "evaluate", str(room / "run"), table]
 
@@ -99,6 +104,14 @@ def growth_of(found: Mapping[str, Sequence[tuple[float, float]]], counts: Sequen
     return lines
 
 
+def update_of(
+    shorter: Sequence[tuple[float, float]], longer: Sequence[tuple[float, float]], counts: Sequence[int]
+) -> Line:
+    """What one update costs among the most scans, beside among the fewest."""
+    few, many = (1000 * (longer[i][0] - shorter[i][0]) / FURTHER for i in (0, -1))
+    return Line(f"train, an update among {counts[-1]} scans", f"among {counts[0]}", "ms", many, few, CONSTANT)
+
+
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--counts", type=int, nargs="+", default=[10, 100, 1000])
@@ -110,11 +123,12 @@ def main() -> None:
             write_scans(Path(folder), count)
             for name, words in commands(Path(folder)):
                 found.setdefault(name, []).append(measured(words, Path(folder)))
+    update = update_of(found["train"], found.pop(LONGER), options.counts)
     print(f"{'scans':10}" + "".join(f"{count:>20}" for count in options.counts))
     for name, cells in found.items():
         told = (f"{number(seconds)} s {number(memory)} MB" for seconds, memory in cells)
         print(f"{name:10}" + "".join(f"{text:>20}" for text in told))
-    lines = growth_of(found, options.counts)
+    lines = [*growth_of(found, options.counts), update]
     sizes = [
         dict(zip(("seconds", "memory_mb"), cell, strict=True)) for cells in found.values() for cell in cells
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -100,3 +101,40 @@ def test_growth_is_of_one_scan_more_and_the_square_misses_its_aim(monkeypatch: p
         False,
         True,
     ]
+
+
+def test_an_update_is_what_longer_training_takes_beyond_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 updates more in 4 s beside 2 s: 20 ms an update among many scans, 10 among few."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import growth
+
+    line = growth.update_of([(8.0, 1.0), (9.0, 1.0)], [(10.0, 1.0), (13.0, 1.0)], (10, 1000))
+    assert (line.ours, line.theirs, line.ratio) == pytest.approx((20, 10, 0.5))
+    assert line.verdict.endswith("missed")
+
+
+def test_training_for_the_largest_memory_trains_on_as_many_slices_as_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One scan in eight validates: the others alone are the slices that train."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import hearts
+    import memory
+
+    trained = hearts.cohort(memory.scans_to_train(2000)).where(split="train")
+    assert 10 * len(trained) == 2000
+    assert 0 < memory.memory_mb() < 1e8
+
+
+@pytest.mark.parametrize(
+    "script", sorted({path.stem for path in BENCHMARKS.glob("*.py")} - {"sides", "hearts"})
+)
+def test_every_benchmark_explains_itself(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(script).main()
+    assert ended.value.code == 0
+    assert f"python benchmarks/{script}.py" in capsys.readouterr().out

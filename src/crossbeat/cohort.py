@@ -247,13 +247,19 @@ def write_cohort(cohort: Cohort, path: Path) -> None:
     A `conventions.yaml` that the rows depend on goes along.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    moved = replace(cohort, rows=tuple(_moved(row, cohort.folder, path.parent) for row in cohort))
+    moved = seen_from(cohort, path.parent)
     own = cohort.folder / "conventions.yaml"
     if own.exists() and cohort.folder.resolve() != path.parent.resolve():
         shutil.copyfile(own, path.parent / "conventions.yaml")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(to_csv(moved), encoding="utf-8")
     temporary.replace(path)
+
+
+def seen_from(cohort: Cohort, folder: Path) -> Cohort:
+    """The same scans, their paths relative to another folder."""
+    rows = tuple(_moved(row, cohort.folder, folder) for row in cohort)
+    return replace(cohort, rows=rows, folder=folder)
 
 
 def to_csv(cohort: Cohort) -> str:

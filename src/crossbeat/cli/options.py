@@ -17,6 +17,7 @@ FLOW = (
     "demo",
     "phantom",
     "index",
+    "join",
     "check",
     "settings",
     "train",

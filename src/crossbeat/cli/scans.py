@@ -97,6 +97,44 @@ def index(
 
 
 @app.command()
+def join(
+    cohorts: Annotated[
+        list[str],
+        typer.Argument(metavar="[NAME=]COHORT.CSV ...", help="a NAME goes before subjects and scans"),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", metavar="COHORT.CSV", help="file to write, its paths relative to it"),
+    ],
+    overwrite: Overwrite = False,
+) -> None:
+    """Make one cohort of several: source and target mostly come from different places.
+
+    A subject that several cohorts name is one person. Splits stay as they are; scans without one train.
+    """
+    from crossbeat import console
+    from crossbeat.cohort import write_cohort
+    from crossbeat.data import join as join_cohorts
+
+    new_file(out, overwrite)
+    given = [
+        ("", word) if Path(word).exists() or "=" not in word else _name_and_path(word) for word in cohorts
+    ]
+    made, notes = join_cohorts([(name, cohort_at(Path(path))) for name, path in given], out.parent)
+    write_cohort(made, out)
+    for note in notes:
+        console.warn(note)
+    console.say(f"{len(made)} scans of {len(made.subjects)} subjects: {out}")
+    console.say(split_sizes(made))
+    console.then("crossbeat", "check", out)
+
+
+def _name_and_path(word: str) -> tuple[str, str]:
+    name, _, path = word.partition("=")
+    return name, path
+
+
+@app.command()
 def check(cohort_csv: Csv) -> None:
     """Open every file of a cohort and report every problem with its remedy; exit 1 if any is an error."""
     from crossbeat import console

@@ -1,7 +1,7 @@
 """Files on disk become Cases and back; nobody else opens a medical file.
 
-`index` lists a folder in one of the `LAYOUTS` as a cohort, `reader` reads its rows, `check` reports every
-problem, `write_labels` puts predictions on the grid of their image.
+`index` lists a folder in one of the `LAYOUTS` as a cohort, `join` makes one of several, `reader` reads its rows,
+`check` reports every problem, `write_labels` puts predictions on the grid of their image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import yaml
 
 from crossbeat import geometry
 from crossbeat.cohort import Cohort, Row, read_conventions
@@ -20,7 +19,8 @@ from crossbeat.data.acdc import ACDC
 from crossbeat.data.checking import Problem, check, told
 from crossbeat.data.emidec import EMIDEC
 from crossbeat.data.files import FILES
-from crossbeat.data.listing import Layout, Listing
+from crossbeat.data.joining import join
+from crossbeat.data.listing import Layout, Listing, add_conventions
 from crossbeat.data.mnms import MNMS
 from crossbeat.data.mscmrseg import MSCMRSEG
 from crossbeat.data.myops import MYOPS
@@ -42,6 +42,7 @@ __all__ = [
     "Problem",
     "check",
     "index",
+    "join",
     "read_labels",
     "read_volume",
     "reader",
@@ -76,7 +77,7 @@ def index(
     stand_in = _parse_spacing(nominal_spacing) if nominal_spacing else None
     listing = found.index(root.resolve(), folder.resolve(), **given)
     if listing.conventions:
-        _add_conventions(folder, listing.conventions)
+        add_conventions(folder, listing.conventions)
     rows = [_marked(row, folder, stand_in) for row in listing.rows] if stand_in else listing.rows
     nominal = sum(row.spacing_source == "nominal" for row in rows)
     remarks = listing.remarks
@@ -104,11 +105,3 @@ def _marked(row: Row, folder: Path, stand_in: tuple[float, float, float]) -> Row
         return row
     same = np.allclose(geometry.spacing_mm(info.affine), stand_in, rtol=1e-5)
     return replace(row, spacing_source="nominal") if same else row
-
-
-def _add_conventions(folder: Path, new: Mapping[str, Mapping[int, str]]) -> None:
-    path = folder / "conventions.yaml"
-    table = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
-    table |= {name: dict(values) for name, values in new.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(table, sort_keys=False), encoding="utf-8")

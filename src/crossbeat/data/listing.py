@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from crossbeat.cohort import Row
 from crossbeat.errors import FileError
 
@@ -52,6 +54,17 @@ def place(path: Path, folder: Path) -> str:
     if ";" in relative or "=" in relative:
         raise FileError(path, "has a `;` or `=` in its name, which separate files in a cohort.csv; rename it")
     return relative
+
+
+def add_conventions(folder: Path, new: Mapping[str, Mapping[int, str]]) -> None:
+    """Put label conventions into the folder's `conventions.yaml`, in place of those of the same names."""
+    path = folder / "conventions.yaml"
+    table = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+    table |= {name: dict(values) for name, values in new.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(yaml.safe_dump(table, sort_keys=False), encoding="utf-8")
+    temporary.replace(path)
 
 
 def nifti_files(root: Path) -> list[Path]:
