@@ -461,3 +461,32 @@ def test_the_parts_of_a_cell_are_told_from_its_log(
     assert module.seconds_of(cell / "log.jsonl") == spent
     module.main([str(tmp_path)])
     assert "| `cine/seed-0` | 30 | 135 | 6 | 10 | 3 | 36% |" in capsys.readouterr().out
+
+
+def test_styles_of_acdc_are_compared_patient_by_patient(
+    load_script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten patients with 0.9 at ED and 0.7 at ES as they are, 0.05 k less at ES stylised: 0.025 k on their mean."""
+    monkeypatch.syspath_prepend(str(RESULTS))
+    script = load_script("results/acdc_styles")
+    lines = [
+        {"subject": f"p{k}", "stylizer": "rain", "frame": frame, "phase": "", "structure": structure}
+        | {"metric": "dice", "content": dice, "stylised": dice - (0.05 * k if frame else 0), "run": "/secret"}
+        for k in range(10)
+        for structure in script.STRUCTURES
+        for frame, dice in ((0, 0.9), (1, 0.7))
+    ]
+    pd.DataFrame(lines).to_csv(tmp_path / "structure.csv", index=False)
+    monkeypatch.setattr(script, "KEPT", tmp_path / "kept.csv")
+    script.keep(tmp_path)
+    kept = pd.read_csv(tmp_path / "kept.csv")
+    assert "run" not in kept
+    patients = script.by_patient(kept)
+    assert patients.loc[("p4", "MYO"), "stylised"] == pytest.approx(0.8 - 0.025 * 4)
+    told = script.table(patients)
+    assert [line.split(" | ")[0] for line in told[2:]] == ["| LV", "| MYO", "| RV", "| mean"]
+    assert "0.800 ± 0.000" in told[2]
+    assert f"−{0.025 * 4.5:.3f}"[:5] in told[2]
+    assert "9 of 10" in told[2]
+    with pytest.raises(FileError, match="crossbeat stylize --segmenter"):
+        script.keep(tmp_path / "elsewhere")
