@@ -30,6 +30,7 @@ from crossbeat.methods.stylization.styles import Material, choose_styles, gather
 from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder
 from crossbeat.networks.rain import Rain
 from crossbeat.networks.vgg import Decoder, Vgg, normalise_activations
+from crossbeat.prepare.volumes import crop
 from crossbeat.training import Run, Stage, seed_torch
 
 TINY: dict[str, Any] = {
@@ -390,6 +391,24 @@ def test_rains_decoder_begins_where_the_encoders_ended(cohort: Cohort, tmp_path:
         decoders[start] = all(torch.allclose(ours, theirs, atol=1e-12) for ours, theirs in pairs)
     assert decoders == {"encoder": True, "random": False}
     assert Settings.of({"profile": "code"}).decoder_start == "random"
+
+
+def test_adaconv_begins_at_the_scale_of_the_styles(cohort: Cohort, tmp_path: Path, encoder: Encoder) -> None:
+    """With a learning rate of nought: as bright as the styles and no louder; the paper's is as it is drawn."""
+    spreads = {}
+    for start in ("encoder", "random"):
+        given = {"stylizer": "adaconv", "epsilon_rounds": 1, "stylizer_learning_rate": 1e-30}
+        settings = settings_of(**given, decoder_start=start)
+        material = material_of(cohort, tmp_path / f"{start}_read", **given)
+        assert material.taught is not None
+        stylizer = learn_stylizer(material, encoder, settings, quiet_run(tmp_path / start))
+        assert isinstance(stylizer.network, AdaConv)
+        images = crop(material.taught.images.float(), 32)
+        read = stylizer.read(images)
+        made = stylizer.network(read, read, (32, 32))
+        spreads[start] = float(made.std() / images.std())
+    assert 0.5 < spreads["encoder"] < 2
+    assert not 0.5 < spreads["random"] < 2
 
 
 def test_an_encoder_learns_from_all_that_may_be_seen_whatever_shows_the_styles(

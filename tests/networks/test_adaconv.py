@@ -22,6 +22,7 @@ from crossbeat.networks.adaconv import (
     Kernels,
     StyleEncoder,
     adaconv,
+    calibrate,
 )
 from crossbeat.networks.vgg import Vgg, normalise_activations
 
@@ -273,6 +274,25 @@ def test_a_flat_channel_stays_flat() -> None:
     given = kernels(1, 8, 1)
     found = adaconv(torch.full((2, 8, 4, 4), 5.0), given)
     torch.testing.assert_close(found, given.bias[:, :, None, None].expand(2, -1, 4, 4), rtol=0, atol=1e-2)
+
+
+def test_training_begins_with_images_as_bright_and_as_contrasted_as_the_styles() -> None:
+    """Descriptors have mean square 1; what a sigmoid ends is let be, and so is everything where images are constant."""
+    network, content, style = AdaConv(style_channels=16), features(3), features(3, seed=1)
+    images = 0.3 + 0.1 * normal(3, 1, 24, 16, seed=2)
+    drawn = network(content, style, (24, 16))
+    calibrate(network, content, style, torch.full_like(images, 0.3))
+    assert torch.equal(network(content, style, (24, 16)), drawn)
+    calibrate(network, content, style, images)
+    begun = network(content, style, (24, 16)).detach()
+    assert float(network.describe(style).detach().square().mean()) == pytest.approx(1, rel=1e-4)
+    assert float(begun.std()) == pytest.approx(float(images.std()), rel=1e-3)
+    assert float(begun.mean()) == pytest.approx(float(images.mean()), abs=1e-4)
+    late = AdaConv(style_channels=16, layout="late")
+    before = late.decoder.levels[-1][-1].weight.clone()
+    calibrate(late, content, style, images)
+    assert torch.equal(late.decoder.levels[-1][-1].weight, before)
+    assert float(late.describe(style).detach().square().mean()) == pytest.approx(1, rel=1e-4)
 
 
 def test_neither_scale_nor_offset_of_a_channel_is_content() -> None:

@@ -24,7 +24,7 @@ from crossbeat.methods.stylization.encoder import Encoder
 from crossbeat.methods.stylization.settings import Settings
 from crossbeat.methods.stylization.styles import Material, choose_styles, code_noise, style_images
 from crossbeat.methods.stylization.stylizer import Stylizer
-from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder
+from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder, calibrate
 from crossbeat.networks.rain import CHANNELS, Rain, StyleCode
 from crossbeat.networks.vgg import Features
 from crossbeat.prepare.slices import SliceBank, training_batch
@@ -182,13 +182,8 @@ def learn_stylizer(material: Material, encoder: Encoder, settings: Settings, run
     assert material.taught is not None
     seed_torch(run.seed, "stylizer network")
     network = settings.build_stylizer()
-    if isinstance(network, Rain) and settings.decoder_start == "encoder":
-        if encoder.decoder is None:
-            run.note(
-                f"stylizer rain: encoder {encoder.source} has no decoder, so RAIN's begins with random weights"
-            )
-        else:
-            network.decoder.load_state_dict(encoder.decoder.state_dict())
+    if settings.decoder_start == "encoder":
+        _begin(network, encoder, material, settings, run)
     stage = StylizerStage(run, settings, network, encoder, material.content, material.taught)
     rounds, length = settings.auxiliary_rounds("stylizer")
     fit(stage, rounds=rounds, steps_per_round=length)
@@ -199,6 +194,29 @@ def learn_stylizer(material: Material, encoder: Encoder, settings: Settings, run
     if settings.stylizer == "adaconv" and settings.style_vae:
         stylizer.autoencoder = _learn_codes(stylizer, material.taught, settings, run)
     return stylizer
+
+
+@torch.no_grad()
+def _begin(
+    network: Rain | AdaConv, encoder: Encoder, material: Material, settings: Settings, run: Run
+) -> None:
+    """RAIN's decoder as the encoder's, which has its shape; AdaConv at the scale of the first batch of styles."""
+    assert material.taught is not None
+    if isinstance(network, AdaConv):
+        contents = training_batch(
+            material.content, settings.stylizer_batch, settings.turns, seed=run.seed, step=0
+        ).image
+        chosen = choose_styles(material.taught, settings.stylizer_batch, seed=run.seed, step=0)
+        styles = style_images(material.taught, chosen, settings.turns, seed=run.seed, step=0)
+        device = next(encoder.vgg.parameters()).device
+        content, style = (encoder.vgg(images.to(device)).relu4_1.cpu() for images in (contents, styles))
+        calibrate(network, content, style, styles.cpu())
+    elif encoder.decoder is None:
+        run.note(
+            f"stylizer rain: encoder {encoder.source} has no decoder, so RAIN's begins with random weights"
+        )
+    else:
+        network.decoder.load_state_dict(encoder.decoder.state_dict())
 
 
 @torch.no_grad()

@@ -178,8 +178,8 @@ class Settings(Recipe):
     )
     decoder_start: Literal["encoder", "random"] = Field(
         "encoder",
-        description="where RAIN's decoder begins: as what gave images back from a cmr encoder, which has its shape, or "
-        "with random weights (the paper); ours",
+        description="where the stylizer begins: RAIN's decoder as what gave images back from a cmr encoder, which has "
+        "its shape, AdaConv's weights at the scale of the styles; or random (the paper); ours",
     )
     stylizer_clip_norm: float = Field(10.0, ge=0, description="largest norm of its gradient; 0: any; 3.6")
     turn_styles: bool = Field(
