@@ -33,7 +33,7 @@ TINY = ("size=demo", "source={sequence: bssfp}", "steps_per_round=20", "image_si
 UPDATES, FURTHER = 40, 200
 LONGER = "train longer"
 CONSTANT = 0.8
-"""An update should cost the same among many scans; a command's start alone differs by a tenth of what is compared."""
+"""Of an update among many scans, beside one among few, which should cost as much: what is less is more than noise."""
 
 
 def commands(room: Path) -> Iterator[tuple[str, list[str]]]:

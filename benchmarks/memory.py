@@ -5,8 +5,8 @@
 The same updates (dilated residual U-Net, 128 pixels, batch 16, the standard augmentation) take their slices in turns
 from a bank of 2,000 that lies in memory and from one of 50,000 in a mapped file, which repeats four made scans but lies
 there in full. Before that a process of its own trains on 2,000 slices of 224 pixels, for its largest memory. Run it
-where there is less memory than the file is long (`docker run -m 3g`, `systemd-run --scope -p MemoryMax=3G`), so that
-the system has to read from disk; how much there was stands in the table.
+where there is less memory than the file is long (`docker run -m 3g --memory-swap 3g`), so that the
+ system has to read from disk; how much there was stands in the table.
 """
 
 from __future__ import annotations
@@ -72,18 +72,18 @@ def memory_mb() -> float:
     return min([machine, *control_group_limits()]) / 1e6
 
 
-def control_group_limits() -> Iterator[int]:
-    """Limits in bytes of the process's control groups (cgroup v2 and v1), from its own upwards."""
-    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+def control_group_limits(
+    groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> Iterator[int]:
+    """Limits in bytes of the process's control groups (cgroup v2 and v1), from its own upwards; none elsewhere."""
+    if not groups.exists():
+        return
+    for line in groups.read_text(encoding="utf-8").splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
-        root, name = (
-            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
-            if controllers
-            else ("/sys/fs/cgroup", "memory.max")
-        )
-        here = Path(root) / group.lstrip("/")
+        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        here = top / group.lstrip("/")
         for folder in (here, *here.parents):
             file = folder / name
             if file.exists() and (limit := file.read_text(encoding="utf-8").strip()).isdigit():
@@ -131,7 +131,8 @@ def main() -> None:
             0.8,
         ),
     ]
-    tell("Memory", lines, options)
+    peaks = {"after_reading_mb": after_reading, "at_the_end_mb": peak_mb()}
+    tell("Memory", lines, options, **peaks)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,38 @@ def test_training_for_the_largest_memory_trains_on_as_many_slices_as_it_says(
 
     trained = hearts.cohort(memory.scans_to_train(2000)).where(split="train")
     assert 10 * len(trained) == 2000
-    assert 0 < memory.memory_mb() < 1e8
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limits"),
+    [
+        ("0::/a/b\n", {"a/memory.max": "3221225472\n", "a/b/memory.max": "max\n"}, [3221225472]),
+        (
+            "5:cpu:/x\n4:memory:/y\n",
+            {"memory/y/memory.limit_in_bytes": "7", "x/memory.max": "1"},
+            [7],
+        ),
+        ("0::/\n", {}, []),
+        (None, {}, []),
+    ],
+)
+def test_a_control_groups_limit_is_found_where_it_is_set(
+    groups: str | None,
+    files: dict[str, str],
+    limits: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Version 2 with a limit on the group above, version 1, none, and a system without groups."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import memory
+
+    for name, text in files.items():
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text(text)
+    if groups is not None:
+        (tmp_path / "groups").write_text(groups)
+    assert list(memory.control_group_limits(tmp_path / "groups", tmp_path / "root")) == limits
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 
 from crossbeat.case import Case, Domain
 from crossbeat.cohort import Cohort, Row
-from crossbeat.errors import FileError, RunError
+from crossbeat.errors import FileError, RunError, SettingsError
 from crossbeat.evaluation import score_case, write_scores
 from crossbeat.labels import UNKNOWN, Structure
 from crossbeat.metrics.surface import hausdorff95, surface_distances
@@ -485,6 +485,10 @@ def test_styles_of_acdc_are_compared_patient_by_patient(
     assert patients.loc[("p4", "MYO"), "stylised"] == pytest.approx(0.8 - 0.025 * 4)
     told = script.table(patients)
     assert [line.split(" | ")[0] for line in told[2:]] == ["| LV", "| MYO", "| RV", "| mean"]
+    lost = kept.assign(stylised=kept["stylised"].where(kept["frame"] == 0))
+    assert script.by_patient(lost)["stylised"].isna().all(), "a lost ES is not ED alone"
+    with pytest.raises(SettingsError, match="adaconv and rain"):
+        script.by_patient(pd.concat([kept, kept.assign(stylizer="adaconv")]))
     assert "0.800 ± 0.000" in told[2]
     assert f"−{0.025 * 4.5:.3f}"[:5] in told[2]
     assert "9 of 10" in told[2]

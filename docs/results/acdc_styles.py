@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from study_tables import STRUCTURES, head, line_of
 
-from crossbeat.errors import FileError
+from crossbeat.errors import FileError, SettingsError
 from crossbeat.report.svg import COLOURS
 from crossbeat.report.wording import p_value, signed
 from crossbeat.statistics import bootstrap_interval, holm, wilcoxon
@@ -39,9 +39,14 @@ def keep(folder: Path) -> None:
 
 
 def by_patient(kept: pd.DataFrame) -> pd.DataFrame:
-    """Dice by patient and structure, the mean of ED and ES: a row each, `content` and `stylised` its columns."""
+    """Dice by patient and structure, the mean of ED and ES: a row each, `content` and `stylised` its columns.
+
+    A mean of which a part has no value has none. More than one stylizer raises `SettingsError`.
+    """
+    if len(names := sorted(set(kept["stylizer"]))) > 1:
+        raise SettingsError(f"acdc_styles.csv has {' and '.join(names)}; restyle with one of them")
     dice = kept[kept["metric"] == "dice"]
-    return dice.groupby(["subject", "structure"])[["content", "stylised"]].mean()
+    return dice.groupby(["subject", "structure"])[["content", "stylised"]].agg(lambda x: x.mean(skipna=False))
 
 
 def table(patients: pd.DataFrame) -> list[str]:
@@ -66,6 +71,20 @@ def table(patients: pd.DataFrame) -> list[str]:
                 p_value(corrected.get(s, tests[s])),
             )
         )
+    return lines
+
+
+def by_phase(kept: pd.DataFrame) -> list[str]:
+    """What ED and ES lose on the mean, and the two patients who lose most, by structure."""
+    dice = kept[kept["metric"] == "dice"].assign(lost=lambda rows: rows["stylised"] - rows["content"])
+    lines = head(("Difference", "ED", "ES", "Least and next to least, at ES"))
+    for structure in STRUCTURES:
+        of = {
+            phase: rows.set_index("subject")["lost"]
+            for phase, rows in dice[dice["structure"] == structure].groupby("phase")
+        }
+        worst = [f"{subject} {signed(lost)}" for subject, lost in of["ES"].nsmallest(2).items()]
+        lines.append(line_of(structure, signed(of["ED"].mean()), signed(of["ES"].mean()), ", ".join(worst)))
     return lines
 
 
@@ -95,6 +114,7 @@ def main(words: Sequence[str]) -> None:
     patients = by_patient(kept)
     edges = kept[kept["metric"] == "edge_correlation"]["stylised"]
     print("\n".join(table(patients)))
+    print("\n" + "\n".join(by_phase(kept)))
     print(f"\nEdge correlation {edges.mean():.2f} ({edges.min():.2f} to {edges.max():.2f}).")
     draw(patients, FIGURE)
 

@@ -403,11 +403,18 @@ def _moved(row: Row, old: Path, new: Path) -> Row:
     if old.resolve() == new.resolve():
         return row
 
-    def path(text: str) -> str:
-        return Path(os.path.relpath((old / text).resolve(), new.resolve())).as_posix()
+    def path(text: str, separators: str = ";") -> str:
+        file = old / text  # its folder is resolved, but not what the file itself may be a link to
+        found = Path(os.path.relpath(file.parent.resolve() / file.name, new.resolve())).as_posix()
+        if found != found.strip() or any(mark in found for mark in separators):
+            raise CohortError(
+                f"scan {row.scan!r}: {found!r} cannot stand in a cohort.csv, where `;` and `=` separate files and "
+                "spaces at the ends are nothing; rename that folder or file"
+            )
+        return found
 
     images = ";".join(path(file) for file in row.image_files)
-    labels = ";".join(path(f) if t is None else f"{t}={path(f)}" for t, f in row.label_files.items())
+    labels = ";".join(path(f, ";=") if t is None else f"{t}={path(f)}" for t, f in row.label_files.items())
     return replace(row, image=images, labels=labels)
 
 

@@ -86,13 +86,67 @@ def test_a_subject_of_both_is_one_person_and_is_told(tmp_path: Path) -> None:
     assert join([("", cohorts[0][1]), ("x", cohorts[1][1])], tmp_path)[1] == ()
 
 
-def test_one_name_for_two_conventions_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    here = site(tmp_path / "a", "p1,p1,bssfp,im.nii.gz,gt.nii.gz,own,", conventions="own: {7: LV}")
-    there = site(tmp_path / "b", "q1,q1,lge,im.nii.gz,gt.nii.gz,own,", conventions="own: {7: MYO}")
-    cohorts = [("", read_cohort(path, reader)) for path in (here, there)]
-    with pytest.raises(CohortError, match="convention 'own' is one thing in "):
-        join(cohorts, tmp_path / "c")
-    assert not (tmp_path / "c").exists()
-    (tmp_path / "b/conventions.yaml").write_text("own: {0: background, 7: LV}")
-    join(cohorts, tmp_path / "c")
-    assert (tmp_path / "c/conventions.yaml").read_text().count("own") == 1
+def test_no_convention_changes_its_meaning(tmp_path: Path) -> None:
+    """One name for two things, a built-in's name for another thing, and what the folder has by that name already."""
+    given = {
+        "lv": ("own", "own: {7: LV}"),
+        "myo": ("own", "own: {7: MYO}"),
+        "acdc": ("acdc", ""),
+        "acdc_turned": ("acdc", "acdc: {1: LV, 2: MYO, 3: RV}"),
+    }
+    cohorts = {
+        key: read_cohort(
+            site(tmp_path / key, f"{key},{key},lge,im.nii.gz,gt.nii.gz,{name},", conventions=yaml), reader
+        )
+        for key, (name, yaml) in given.items()
+    }
+
+    def both(*keys: str, into: str = "new") -> list[str]:
+        return [row.convention for row in join([("", cohorts[key]) for key in keys], tmp_path / into)[0]]
+
+    for pair, said in (
+        (("lv", "myo"), "convention 'own' is one thing in "),
+        (("acdc", "acdc_turned"), "convention 'acdc' is one thing in "),
+        (("acdc_turned",), "is another thing to whatever lies in that folder"),
+    ):
+        with pytest.raises(CohortError, match=said):
+            both(*pair)
+    assert not (tmp_path / "new").exists(), "nothing is written"
+    with pytest.raises(CohortError, match=r"is another thing in .*conventions\.yaml; correct one of them"):
+        both("lv", into="myo")
+    assert both("acdc", "lv") == ["acdc", "own"]
+    assert (tmp_path / "new/conventions.yaml").read_text().count("own") == 1
+
+
+def test_a_conventions_file_that_lacks_nothing_is_let_be(tmp_path: Path) -> None:
+    text = "# agreed on in March\nown: {7: LV}\n"
+    here = site(tmp_path / "a", "p1,p1,bssfp,im.nii.gz,gt.nii.gz,own,", conventions=text)
+    there = site(
+        tmp_path / "b", "q1,q1,lge,im.nii.gz,gt.nii.gz,own,", conventions="own: {0: background, 7: LV}"
+    )
+    assert run(here, there, "-o", tmp_path / "a/both.csv")[0] == 0
+    assert (tmp_path / "a/conventions.yaml").read_text() == text
+
+
+def test_folders_with_signs_and_links_are_read_or_refused(tmp_path: Path) -> None:
+    """A `=` where a label file names no frame; a folder and a file that are links."""
+    signs = site(tmp_path / "centre=A", "p1,p1,bssfp,im.nii.gz,gt.nii.gz,acdc,")
+    code, said = run(signs, "-o", tmp_path / "both.csv")
+    assert code != 0
+    assert "scan 'p1': 'centre=A/gt.nii.gz' cannot stand in a cohort.csv" in said
+    plain = site(tmp_path / "a", "q1,q1,bssfp,im.nii.gz,,crossbeat,")
+    (tmp_path / "a/im.nii.gz").rename(tmp_path / "blob")
+    (tmp_path / "a/im.nii.gz").symlink_to(tmp_path / "blob")
+    (tmp_path / "deep/er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep/er")
+    assert run(plain, "-o", tmp_path / "link/both.csv")[0] == 0
+    for folder in ("link", "deep/er"):
+        assert len(list(read_cohort(tmp_path / folder / "both.csv", reader).cases())) == 1
+
+
+@pytest.mark.parametrize("word", ["centre=A/cohrt.csv", "../x=cohort.csv", "=cohort.csv", " =cohort.csv"])
+def test_a_name_holds_no_slash_and_is_not_blank(word: str, tmp_path: Path) -> None:
+    wanted = ("A/cohrt.csv" if word.startswith("centre") else word) + ": cannot be read"
+    code, said = run(word, "-o", tmp_path / "both.csv")
+    assert code != 0
+    assert wanted in said

@@ -92,14 +92,14 @@ def pick(cohort: Cohort, where: str, everything: bool) -> Cohort:
     return picked
 
 
-def split_sizes(cohort: Cohort) -> str:
+def split_sizes(cohort: Cohort, remedy: str = "see --test") -> str:
     """How many scans each split has, in words; what to do where there is no test split."""
     sizes = [(name, sum(row.split == name for row in cohort)) for name in ("train", "validation", "test", "")]
     told = ", ".join(f"{count} {name or 'without a split'}" for name, count in sizes if count)
     return (
         told
         if dict(sizes)["test"]
-        else f"{told}; no test split, so scores would be of scans trained on: see --test"
+        else f"{told}; no test split, so scores would be of scans trained on: {remedy}"
     )
 
 

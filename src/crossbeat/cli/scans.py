@@ -117,21 +117,21 @@ def join(
     from crossbeat.data import join as join_cohorts
 
     new_file(out, overwrite)
-    given = [
-        ("", word) if Path(word).exists() or "=" not in word else _name_and_path(word) for word in cohorts
-    ]
+    given = [_name_and_path(word) for word in cohorts]
     made, notes = join_cohorts([(name, cohort_at(Path(path))) for name, path in given], out.parent)
     write_cohort(made, out)
     for note in notes:
         console.warn(note)
     console.say(f"{len(made)} scans of {len(made.subjects)} subjects: {out}")
-    console.say(split_sizes(made))
+    console.say(split_sizes(made, "give one of the cohorts its own by `index --test` before"))
     console.then("crossbeat", "check", out)
 
 
 def _name_and_path(word: str) -> tuple[str, str]:
-    name, _, path = word.partition("=")
-    return name, path
+    """Of NAME=COHORT.CSV; a path may hold a `=` of its own, behind a slash or where that file is there."""
+    name, equals, path = word.partition("=")
+    named = equals and name.strip() and not {"/", "\\"} & set(name) and not Path(word).exists()
+    return (name.strip(), path) if named else ("", word)
 
 
 @app.command()

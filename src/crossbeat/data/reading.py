@@ -158,8 +158,8 @@ def read_labels(
 
 
 def locate(folder: Path, name: str) -> Path:
-    """The path of a file that a cohort.csv in `folder` names."""
-    return Path(os.path.normpath(folder / name))
+    """The path of a file that a cohort.csv in `folder` names, which may be reached by a link."""
+    return Path(os.path.normpath(folder.resolve() / name))
 
 
 def restrict(

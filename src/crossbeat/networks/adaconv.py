@@ -251,9 +251,10 @@ def calibrate(
     """Let training begin with descriptors of mean square 1, and images as bright and as full of contrast as `images`.
 
     In place, by the scale of what makes descriptors and by the last convolution; `content` and `style` are relu4_1 of
-    both, `images` those of the style. As they are drawn, weights make noise some times too strong, and an encoder that
-    was levelled on images answers noise by a hundred times what it answers them. Of a layout that ends in a sigmoid the
-    last convolution is let be. Constant images leave everything as it is.
+    both, `images` those of the style. Random weights draw noise of more contrast than any image, and an encoder that
+    was levelled on images answers it far above what it answers them, so that most of a short training would go to
+    turning it down. Of a layout that ends in a sigmoid the last convolution is let be. Images without contrast leave
+    everything as it is.
     """
     deviation = images.float().std()
     if not deviation > FLAT:
