@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +166,6 @@ def test_every_benchmark_explains_itself(
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     with pytest.raises(SystemExit) as ended:
-        importlib.import_module(script).main()
+        runpy.run_path(str(BENCHMARKS / f"{script}.py"), run_name="__main__")
     assert ended.value.code == 0
     assert f"python benchmarks/{script}.py" in capsys.readouterr().out

@@ -173,7 +173,7 @@ def test_a_study_that_is_stopped_says_what_stays_and_has_not_failed(
     engine = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     log = out / "logs" / "source_only_seed-0.log"
     begun = out / "cells" / "source_only" / "seed-0" / "stages"
-    for _ in range(600):
+    for _ in range(3000):
         if begun.exists():
             break
         time.sleep(0.1)
