@@ -5,8 +5,8 @@
 The same updates (dilated residual U-Net, 128 pixels, batch 16, the standard augmentation) take their slices in turns
 from a bank of 2,000 that lies in memory and from one of 50,000 in a mapped file, which repeats four made scans but lies
 there in full. Before that a process of its own trains on 2,000 slices of 224 pixels, for its largest memory. Run it
-where there is less memory than the file is long (`docker run -m 3g --memory-swap 3g`), so that the
- system has to read from disk; how much there was stands in the table.
+where there is less memory than the file is long (`docker run -m 3g --memory-swap 3g`), so that the system has to read
+from disk; how much there was stands in the table.
 """
 
 from __future__ import annotations

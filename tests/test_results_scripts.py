@@ -470,7 +470,13 @@ def test_styles_of_acdc_are_compared_patient_by_patient(
     monkeypatch.syspath_prepend(str(RESULTS))
     script = load_script("results/acdc_styles")
     lines = [
-        {"subject": f"p{k}", "stylizer": "rain", "frame": frame, "phase": "", "structure": structure}
+        {
+            "subject": f"p{k}",
+            "stylizer": "rain",
+            "frame": frame,
+            "phase": ("ED", "ES")[frame],
+            "structure": structure,
+        }
         | {"metric": "dice", "content": dice, "stylised": dice - (0.05 * k if frame else 0), "run": "/secret"}
         for k in range(10)
         for structure in script.STRUCTURES
@@ -485,6 +491,7 @@ def test_styles_of_acdc_are_compared_patient_by_patient(
     assert patients.loc[("p4", "MYO"), "stylised"] == pytest.approx(0.8 - 0.025 * 4)
     told = script.table(patients)
     assert [line.split(" | ")[0] for line in told[2:]] == ["| LV", "| MYO", "| RV", "| mean"]
+    assert script.by_phase(kept)[2] == "| LV | 0.000 | −0.225 | p9 −0.450, p8 −0.400 |"
     lost = kept.assign(stylised=kept["stylised"].where(kept["frame"] == 0))
     assert script.by_patient(lost)["stylised"].isna().all(), "a lost ES is not ED alone"
     with pytest.raises(SettingsError, match="adaconv and rain"):

@@ -394,7 +394,7 @@ def test_rains_decoder_begins_where_the_encoders_ended(cohort: Cohort, tmp_path:
 
 
 def test_adaconv_begins_at_the_scale_of_the_styles(cohort: Cohort, tmp_path: Path, encoder: Encoder) -> None:
-    """With a learning rate of nought: as bright as the styles and no louder; the paper's is as it is drawn."""
+    """With a learning rate of nought: the styles' contrast; the paper's is as it is drawn."""
     spreads = {}
     for start in ("encoder", "random"):
         given = {"stylizer": "adaconv", "epsilon_rounds": 1, "stylizer_learning_rate": 1e-30}
