@@ -643,6 +643,7 @@ def test_every_setting_of_a_method_is_listed_with_its_default_by_size(name: str,
     fields = METHODS[name].settings.model_fields
     assert set(fields) <= set(lines)
     assert all(field.description for field in fields.values())
+    assert "methods.md" not in told.out, "users do not have the design notes"
 
 
 def test_settings_are_shown_as_a_recipe_has_them(crossbeat: Command) -> None:

@@ -68,9 +68,13 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
         False, description="a subject may train in the source and be tested in the target"
     )
     profile: Literal["ours", "text", "code"] = Field(
-        "ours", description="which source decides, methods.md top"
+        "ours",
+        description="who decides where we, the paper's text and its code differ",
     )
-    size: Literal["full", "bench", "demo"] = Field("full", description="how much is computed, methods.md top")
+    size: Literal["full", "bench", "demo"] = Field(
+        "full",
+        description="how much is computed: all; the same networks on small images, for less long; a demonstration",
+    )
     select: Literal["last", "source", "target"] = Field(
         "last",
         description="weights that become the segmenter: the last, or the best Dice on a validation split",
@@ -81,7 +85,7 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
         default_factory=dict, description="passed to the network's builder"
     )
     image_size: int = Field(192, ge=32, le=1024, description="side of the crop in pixels")
-    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane; methods.md 1.8")
+    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane")
     centre: Literal["heart", "image"] = Field("heart", description="what the crop is centred on")
     augmentation: Literal["none", "light", "standard", "random_contrast", "chen2020"] = Field(
         "standard", description="preset of prepare.augment; random_contrast is standard and transfer curves"

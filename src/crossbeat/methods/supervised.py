@@ -35,9 +35,9 @@ class Settings(Recipe):
         "demo": {**DEMO, "steps": 600, "steps_per_round": 200, "learning_rate": 4e-3},
     }
 
-    network: str = Field("unet", description="entry of networks.SEGMENTERS; the 2-D U-Net of methods.md 2.3")
-    image_size: int = Field(192, ge=32, le=1024, description="side of the crop in pixels; methods.md 2.4")
-    batch_size: int = Field(16, ge=1, description="slices a step, over all devices; methods.md 1.4")
+    network: str = Field("unet", description="entry of networks.SEGMENTERS")
+    image_size: int = Field(192, ge=32, le=1024, description="side of the crop in pixels")
+    batch_size: int = Field(16, ge=1, description="slices a step, over all devices")
     steps: int = Field(6000, ge=1, description="updates of the network")
     steps_per_round: int = Field(250, ge=1, description="between two validations and checkpoints")
     learning_rate: float = Field(1e-3, gt=0, description="highest of the one-cycle schedule, AdamW")

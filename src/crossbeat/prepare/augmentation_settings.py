@@ -62,7 +62,7 @@ class Augmentation(BaseModel, extra="forbid", frozen=True):
     )
     anisotropic_zoom_probability: Probability = Field(1, description="share of samples zoomed so")
     shift_px: Annotated[Range, _from_to(-512, 512)] = Field(
-        (0, 0), description="px down and px right, drawn apart; ±16 for the shifted crops of methods.md 1.8"
+        (0, 0), description="px down and px right, drawn apart; ±16 for shifted crops"
     )
     shift_probability: Probability = Field(1, description="share of samples that are shifted")
     flip_x_probability: Probability = Field(0, description="left and right exchanged; 0.5 in " + _NNUNET)

@@ -27,9 +27,7 @@ ROUNDING = 4e-6
 class Preparation(BaseModel, extra="forbid", frozen=True):
     """How a scan becomes network input. Saved with every network, so that prediction does the same."""
 
-    spacing_mm: float = Field(
-        1.25, gt=0.2, le=5, description="in-plane, of the network's pixels; methods.md 1.8"
-    )
+    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="in-plane, of the network's pixels")
     size: int = Field(192, ge=16, le=1024, description="side of the crop in pixels")
     centre: Literal["heart", "image"] = Field(
         "heart",
@@ -37,11 +35,11 @@ class Preparation(BaseModel, extra="forbid", frozen=True):
         "network finds, without labels in training the image); or the image",
     )
     scale: Literal["zscore", "unit", "symmetric"] = Field(
-        "zscore", description="mean 0 and SD 1; [0, 1]; or [-1, 1]; methods.md 3.8"
+        "zscore", description="mean 0 and SD 1; [0, 1]; or [-1, 1]"
     )
     per: Literal["slice", "volume"] = Field("slice", description="over what the intensity scale is taken")
-    low_percentile: float = Field(0.5, ge=0, lt=50, description="clipped below, methods.md 1.8")
-    high_percentile: float = Field(99.5, gt=50, le=100, description="clipped above, methods.md 1.8")
+    low_percentile: float = Field(0.5, ge=0, lt=50, description="clipped below")
+    high_percentile: float = Field(99.5, gt=50, le=100, description="clipped above")
 
     @property
     def field(self) -> int:

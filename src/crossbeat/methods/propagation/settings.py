@@ -79,7 +79,7 @@ class Settings(Recipe):
         "ed_es", description="whose labels may be looked at at all, where more frames have some"
     )
     propagate_from: Literal["ed", "ed_es"] = Field(
-        "ed_es", description="frames whose labels are carried; the paper ED, methods.md 2.1 and 2.4"
+        "ed_es", description="frames whose labels are carried; the paper ED"
     )
     without_cine: Literal["refuse", "real_labels"] = Field(
         "refuse",
@@ -91,26 +91,22 @@ class Settings(Recipe):
     )
 
     registration_image_size: int = Field(
-        192, ge=32, le=1024, description="side of the registration's crop in pixels; methods.md 2.4"
+        192, ge=32, le=1024, description="side of the registration's crop in pixels"
     )
-    registration_spacing_mm: float = Field(
-        1.25, gt=0.2, le=5, description="of those pixels, in-plane; methods.md 2.4"
-    )
+    registration_spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane")
     dimensions: Literal[2, 3] = Field(
         2,
         description="register slices, or volumes; 2 measured quicker and better: docs/methods/propagation.md, Where we "
         "differ",
     )
-    through_plane: bool = Field(
-        False, description="volumes move along z too; false suits thick slices, methods.md 2.4"
-    )
-    integration_steps: int = Field(7, ge=0, le=12, description="squarings of the velocity; 2.1")
+    through_plane: bool = Field(False, description="volumes move along z too; false suits thick slices")
+    integration_steps: int = Field(7, ge=0, le=12, description="squarings of the velocity")
     image_loss: Literal["ncc", "mse"] = Field(
-        "ncc", description="local correlation, or squared difference; stock mse, methods.md 2.1 and 2.4"
+        "ncc", description="local correlation, or squared difference; stock mse"
     )
-    ncc_window: int = Field(9, ge=3, le=31, description="side of its window in pixels, odd; methods.md 2.1")
+    ncc_window: int = Field(9, ge=3, le=31, description="side of its window in pixels, odd")
     smoothness_weight: float = Field(
-        1.0, ge=0, description="of the velocity's squared gradient; 1 beside ncc, stock 0.01 beside mse; 2.4"
+        1.0, ge=0, description="of the velocity's squared gradient; 1 beside ncc, stock 0.01 beside mse"
     )
     slice_smoothness: float = Field(
         0.06,
@@ -118,16 +114,13 @@ class Settings(Recipe):
         description="what a difference between slices counts beside one in plane: (2.5 mm / 10 mm)²; stock 1",
     )
     label_weight: float = Field(
-        1.0, ge=0, description="of 1 - Dice where both frames have labels; ours; stock 0.01, methods.md 2.4"
+        1.0, ge=0, description="of 1 - Dice where both frames have labels; ours; stock 0.01"
     )
     labels_at_half: bool = Field(
         False,
-        description="Dice of every second voxel along the axes that the network halves, as the stock code; methods.md "
-        "2.1",
+        description="Dice of every second voxel along the axes that the network halves, as the stock code",
     )
-    bidirectional: bool = Field(
-        False, description="the image loss also of fixed carried to moving; methods.md 2.4"
-    )
+    bidirectional: bool = Field(False, description="the image loss also of fixed carried to moving")
     end_pairs: float = Field(
         0.25, ge=0, le=1, description="share of pairs of two labelled frames, where a scan has them; ours"
     )
@@ -137,42 +130,40 @@ class Settings(Recipe):
     mirrored_pairs: bool = Field(
         True, description="each pair in one of the eight positions of a square, drawn at random; ours"
     )
-    registration_batch: int = Field(1, ge=1, description="pairs a step, over all devices; methods.md 2.1")
-    registration_steps: int = Field(10_000, ge=1, description="updates of the registration; methods.md 2.4")
+    registration_batch: int = Field(1, ge=1, description="pairs a step, over all devices")
+    registration_steps: int = Field(10_000, ge=1, description="updates of the registration")
     registration_steps_per_round: int = Field(500, ge=1, description="between two of its checkpoints")
     registration_learning_rate: float = Field(
-        2e-3, gt=0, description="Adam; the highest of one_cycle; ours, stock 1e-4, methods.md 2.1"
+        2e-3, gt=0, description="Adam; the highest of one_cycle; ours, stock 1e-4"
     )
     registration_schedule: Literal["constant", "one_cycle"] = Field(
-        "one_cycle", description="of that learning rate; ours, stock constant, methods.md 2.1"
+        "one_cycle", description="of that learning rate; ours, stock constant"
     )
     registration_clip_norm: float = Field(
         1.0, ge=0, description="largest norm of the registration's gradient; 0: any, as in the stock code"
     )
 
     carry_to: Literal["cycle", "between"] = Field(
-        "cycle", description="frames that get labels: all, or those numbered between ED and ES; 2.1"
+        "cycle", description="frames that get labels: all, or those numbered between ED and ES"
     )
     carry_every: int = Field(
         1, ge=1, description="of those every so many-th is learnt from: neighbours are nearly alike; ours"
     )
     confidence: Literal["none", "drop", "weight"] = Field(
-        "weight", description="what becomes of frames below the threshold: nothing, left out, weigh less; 2.4"
+        "weight", description="what becomes of frames below the threshold: nothing, left out, weigh less"
     )
     confidence_threshold: float = Field(
         0.75, gt=0, le=1, description="of a carried frame's confidence, `carrying.confidence_of`; ours"
     )
 
-    network: str = Field("unet", description="entry of networks.SEGMENTERS; methods.md 2.3")
-    image_size: int = Field(
-        192, ge=32, le=1024, description="side of the segmentation's crop in pixels; methods.md 2.4"
-    )
-    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane; methods.md 2.4")
+    network: str = Field("unet", description="entry of networks.SEGMENTERS")
+    image_size: int = Field(192, ge=32, le=1024, description="side of the segmentation's crop in pixels")
+    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane")
     augmentation: Literal["none", "light", "standard", "random_contrast", "chen2020"] = Field(
-        "standard", description="preset of prepare.augment for the segmentation; the paper has none, 2.3"
+        "standard", description="preset of prepare.augment for the segmentation; the paper has none"
     )
     loss: Literal["ce", "ce_dice"] = Field(
-        "ce", description="cross-entropy (the paper), or in equal parts with soft Dice (its code); 2.3"
+        "ce", description="cross-entropy (the paper), or in equal parts with soft Dice (its code)"
     )
     carried_share: float | None = Field(
         0.5, gt=0, lt=1, description="of a batch's slices; null: as they come from one pool, as in the paper"
@@ -180,13 +171,13 @@ class Settings(Recipe):
     carried_weight: float = Field(
         1.0, gt=0, le=10, description="of a slice with carried labels in the loss; a real one has 1; ours"
     )
-    batch_size: int = Field(16, ge=2, description="slices a step, over all devices; methods.md 2.3")
+    batch_size: int = Field(16, ge=2, description="slices a step, over all devices")
     steps: int = Field(6000, ge=1, description="updates of the segmentation network")
     steps_per_round: int = Field(250, ge=1, description="between two validations and checkpoints")
-    learning_rate: float = Field(1e-3, gt=0, description="Adam; the highest of one_cycle; methods.md 2.3")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam; the highest of one_cycle")
     schedule: Literal["plateau", "one_cycle", "constant"] = Field(
         "plateau",
-        description="of the learning rate; plateau: a tenth of it when the validation loss rests 10 rounds; 2.3",
+        description="of the learning rate; plateau: a tenth of it when the validation loss rests 10 rounds",
     )
     clip_norm: float = Field(
         1.0, ge=0, description="largest norm of the segmenter's gradient; 0: any, as in the paper"

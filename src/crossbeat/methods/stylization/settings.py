@@ -112,36 +112,34 @@ class Settings(Recipe):
     )
     style: Literal["random", "same_patient"] = Field(
         "random",
-        description="style images drawn at random, or the same patient's nearest slice; setting 3, 3.6",
+        description="style images drawn at random, or the same patient's nearest slice; setting 3",
     )
     style_scans: Literal["all", "patient", "slice"] = Field(
         "all",
-        description="of the target: all that train, one patient (few-shot), its middle slice (one-shot); 3.3",
+        description="of the target: all that train, one patient (few-shot), its middle slice (one-shot)",
     )
     pretrain_style: Filter = Field(
         default_factory=dict,
-        description="cohort columns of the images whose styles the stylizer learns, as {sequence: t2} in setting 1; "
-        "empty: the target's; methods.md 3.6",
+        description="cohort columns of the images whose styles the stylizer learns, as {sequence: t2} in setting "
+        "1; empty: the target's",
     )
 
     encoder: str = Field(
         "cmr",
         description="VGG-19 to relu4_1: cmr (learnt here without labels), random, a user's weight file, or the "
-        "models/encoder of another run; methods.md 3.7",
+        "models/encoder of another run",
     )
     encoder_channels: Literal[1, 3] = Field(
-        1, description="colours of a user's weight file: summed, or grey given three times; methods.md 3.7"
+        1, description="colours of a user's weight file: summed, or grey given three times"
     )
     encoder_gate: bool = Field(
-        True, description="stop where a cmr encoder loses too much of held-out images; off: only say so; 3.7"
+        True, description="stop where a cmr encoder loses too much of held-out images; off: only say so"
     )
-    encoder_psnr_db: float = Field(28.0, gt=0, description="that it must reach there, peak 1; methods.md 3.7")
+    encoder_psnr_db: float = Field(28.0, gt=0, description="that it must reach there, peak 1")
     encoder_held_out: float = Field(
         0.1, gt=0, lt=1, description="share of the subjects, by seed; at least one; ours"
     )
-    encoder_steps: int = Field(
-        4000, ge=1, description="updates of a cmr encoder; 20 to 50 epochs, methods.md 3.7"
-    )
+    encoder_steps: int = Field(4000, ge=1, description="updates of a cmr encoder; 20 to 50 epochs")
     encoder_image_size: int | None = Field(
         None,
         ge=32,
@@ -157,57 +155,51 @@ class Settings(Recipe):
         0.05, ge=0, le=1, description="of the noise to be taken away, peak 1; ours"
     )
     encoder_mask_share: float = Field(
-        0.1, ge=0, lt=1, description="of squares of 8 pixels to be filled in; ours, methods.md 3.7"
+        0.1, ge=0, lt=1, description="of squares of 8 pixels to be filled in; ours"
     )
     encoder_gradient_weight: float = Field(
-        1.0, ge=0, description="of the gradients at three scales beside L1; ours, methods.md 3.7"
+        1.0, ge=0, description="of the gradients at three scales beside L1; ours"
     )
     encoder_head_weight: float = Field(
-        0.05, ge=0, description="of telling sequences and vendors apart, where there are several; ours, 3.7"
+        0.05, ge=0, description="of telling sequences and vendors apart, where there are several; ours"
     )
 
-    stylizer_steps: int = Field(
-        8000, ge=1, description="updates of the stylizer; 200 epochs of 700 pairs, 3.2"
-    )
-    stylizer_batch: int = Field(16, ge=1, description="contents and styles a step; methods.md 3.2")
-    stylizer_learning_rate: float = Field(1e-4, gt=0, description="Adam; methods.md 3.2 and 3.6")
+    stylizer_steps: int = Field(8000, ge=1, description="updates of the stylizer; 200 epochs of 700 pairs")
+    stylizer_batch: int = Field(16, ge=1, description="contents and styles a step")
+    stylizer_learning_rate: float = Field(1e-4, gt=0, description="Adam")
     stylizer_decay: float | None = Field(
         5e-5,
         ge=0,
-        description="d in rate / (1 + d · step); null: as published, RAIN 0, AdaConv 2e-4; 3.2, 3.6",
+        description="d in rate / (1 + d · step); null: as published, RAIN 0, AdaConv 2e-4",
     )
     decoder_start: Literal["encoder", "random"] = Field(
         "encoder",
         description="where the stylizer begins: RAIN's decoder as what gave images back from a cmr encoder, which has "
         "its shape, AdaConv's weights at the scale of the styles; or random (the paper); ours",
     )
-    stylizer_clip_norm: float = Field(10.0, ge=0, description="largest norm of its gradient; 0: any; 3.6")
+    stylizer_clip_norm: float = Field(10.0, ge=0, description="largest norm of its gradient; 0: any")
     turn_styles: bool = Field(
         True,
         description="encoder and stylizer learn from slices turned, zoomed and shifted by a little; ours",
     )
     content_weight: float | None = Field(
-        None, ge=0, description="λ of Eq. 3; null: 5 for RAIN, 1 for AdaConv; methods.md 3.2 and 3.6"
+        None, ge=0, description="λ of Eq. 3; null: 5 for RAIN, 1 for AdaConv"
     )
-    style_weight: float | None = Field(
-        None, ge=0, description="λ of Eq. 4; null: 5 for RAIN, 10 for AdaConv; methods.md 3.2 and 3.6"
-    )
-    kl_weight: float = Field(1.0, ge=0, description="λ of Eq. 5, a mean over the code's axes; methods.md 3.2")
-    reconstruction_weight: float = Field(5.0, ge=0, description="λ of Eq. 6; methods.md 3.2")
+    style_weight: float | None = Field(None, ge=0, description="λ of Eq. 4; null: 5 for RAIN, 10 for AdaConv")
+    kl_weight: float = Field(1.0, ge=0, description="λ of Eq. 5, a mean over the code's axes")
+    reconstruction_weight: float = Field(5.0, ge=0, description="λ of Eq. 6")
     structure_weight: float = Field(
         0.0,
         ge=0,
-        description="of edges that lie as the content's, which section 5.1 of the paper asks for; 3.8",
+        description="of edges that lie as the content's, which section 5.1 of the paper asks for",
     )
-    joint: bool = Field(
-        False, description="style and content losses reach RAIN's autoencoder, as Eq. 2 says; methods.md 3.2"
-    )
-    spread: Spread = Field("log_variance", description="what RAIN says of ξ; published direct; 3.2, 3.8")
-    deviation: Deviation = Field("softplus", description="of RAIN's decoded styles; published free; 3.2, 3.8")
-    style_channels: int = Field(128, ge=1, le=512, description="of AdaConv's descriptor; paper 512; 3.6")
-    kernel_size: int = Field(3, ge=3, le=9, description="side of AdaConv's predicted kernels, odd; 3.6")
+    joint: bool = Field(False, description="style and content losses reach RAIN's autoencoder, as Eq. 2 says")
+    spread: Spread = Field("log_variance", description="what RAIN says of ξ; published direct")
+    deviation: Deviation = Field("softplus", description="of RAIN's decoded styles; published free")
+    style_channels: int = Field(128, ge=1, le=512, description="of AdaConv's descriptor; paper 512")
+    kernel_size: int = Field(3, ge=3, le=9, description="side of AdaConv's predicted kernels, odd")
     layout: Layout = Field(
-        "mirror", description="of AdaConv's decoder: 1, 4, 2, 2 convolutions, or 1, 2, 2, 4; 3.6"
+        "mirror", description="of AdaConv's decoder: 1, 4, 2, 2 convolutions, or 1, 2, 2, 4"
     )
     style_vae: bool = Field(
         False,
@@ -222,58 +214,52 @@ class Settings(Recipe):
         None,
         ge=1,
         le=100,
-        description="N, uses of a source batch: N - 1 ascents; null: 3 with a code, else 1; 3.3",
+        description="N, uses of a source batch: N - 1 ascents; null: 3 with a code, else 1",
     )
     match_updates: bool = Field(
-        True, description="`steps` updates for every N; false: N times `steps`, as the code; methods.md 3.3"
+        True, description="`steps` updates for every N; false: N times `steps`, as the code"
     )
-    shared_epsilon: bool = Field(
-        False, description="one style and ε a batch, as the code, not a slice; 3.3, 3.8"
-    )
+    shared_epsilon: bool = Field(False, description="one style and ε a batch, as the code, not a slice")
     ascent: Literal["normalised", "asm"] = Field(
-        "normalised", description="steps along ε of one length, or η / L times the gradient; methods.md 3.8"
+        "normalised", description="steps along ε of one length, or η / L times the gradient"
     )
-    ascent_step: float = Field(0.1, gt=0, description="r / √512, of a normalised step; methods.md 3.8")
-    ascent_rate: float = Field(20.0, gt=0, description="η of asm; 20 by default, 120 in an example; 3.3")
+    ascent_step: float = Field(0.1, gt=0, description="r / √512, of a normalised step")
+    ascent_rate: float = Field(20.0, gt=0, description="η of asm; 20 by default, 120 in an example")
     ascent_pass: Literal["own", "shared"] = Field(
         "own",
-        description="the gradient of ε from stylised images under BatchNorm's running means, or the update's; 3.8",
+        description="the gradient of ε from stylised images under BatchNorm's running means, or the update's",
     )
     trust_region: float = Field(
-        3.0, ge=0, description="farthest that ε goes from ψ, in norms of ξ; 0: anywhere, as the code; 3.8"
+        3.0, ge=0, description="farthest that ε goes from ψ, in norms of ξ; 0: anywhere, as the code"
     )
 
-    network: str = Field("dr_unet", description="entry of networks.SEGMENTERS; text dru_net, methods.md 3.1")
-    image_size: int = Field(192, ge=32, le=1024, description="side of the crop in pixels; paper 224, 3.4")
-    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane; paper 1, 3.4")
-    centre: Literal["heart", "image"] = Field(
-        "heart", description="what the crop is centred on; paper image, 3.4"
-    )
-    normalise_per: Literal["slice", "volume"] = Field("slice", description="to [0, 1]; paper volume, 3.4")
-    low_percentile: float = Field(0.5, ge=0, lt=50, description="clipped below; the paper does not, 3.4")
-    high_percentile: float = Field(99.5, gt=50, le=100, description="clipped above; the paper does not, 3.4")
+    network: str = Field("dr_unet", description="entry of networks.SEGMENTERS; text dru_net")
+    image_size: int = Field(192, ge=32, le=1024, description="side of the crop in pixels; paper 224")
+    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane; paper 1")
+    centre: Literal["heart", "image"] = Field("heart", description="what the crop is centred on; paper image")
+    normalise_per: Literal["slice", "volume"] = Field("slice", description="to [0, 1]; paper volume")
+    low_percentile: float = Field(0.5, ge=0, lt=50, description="clipped below; the paper does not")
+    high_percentile: float = Field(99.5, gt=50, le=100, description="clipped above; the paper does not")
     augmentation: Literal["none", "light", "standard", "random_contrast", "chen2020"] = Field(
-        "standard", description="preset of prepare.augment for the contents, before they are stylised; 3.4"
+        "standard", description="preset of prepare.augment for the contents, before they are stylised"
     )
-    cross_entropy_weight: float = Field(1.0, ge=0, description="in the segmentation loss; methods.md 3.3")
-    overlap_weight: float = Field(1.0, ge=0, description="of the overlap in that loss; methods.md 3.3")
-    overlap: Literal["jaccard", "dice"] = Field(
-        "jaccard", description="soft, of the batch, or of each slice; 3.3"
-    )
-    smooth: float = Field(1.0, ge=0, description="pixels added to both parts of the overlap; code 0, 3.3")
+    cross_entropy_weight: float = Field(1.0, ge=0, description="in the segmentation loss")
+    overlap_weight: float = Field(1.0, ge=0, description="of the overlap in that loss")
+    overlap: Literal["jaccard", "dice"] = Field("jaccard", description="soft, of the batch, or of each slice")
+    smooth: float = Field(1.0, ge=0, description="pixels added to both parts of the overlap; code 0")
     consistency_weight: float = Field(
-        2e-3, ge=0, description="of bottleneck features alike for image and stylised image; ASM 2e-4, 3.3"
+        2e-3, ge=0, description="of bottleneck features alike for image and stylised image; ASM 2e-4"
     )
-    batch_size: int = Field(8, ge=1, description="contents a step, seen plain and stylised; paper 4, 3.3")
+    batch_size: int = Field(8, ge=1, description="contents a step, seen plain and stylised; paper 4")
     steps: int = Field(6000, ge=1, description="updates of the segmenter, or a part of them: match_updates")
     steps_per_round: int = Field(
         250, ge=1, description="between two validations and checkpoints of the segmenter"
     )
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd with momentum 0.9 in the paper; 3.3")
-    learning_rate: float = Field(1e-3, gt=0, description="the highest of the schedule; paper 2.5e-4, 3.3")
-    weight_decay: float = Field(1e-2, ge=0, description="of the optimizer; paper 5e-4, methods.md 3.3")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd with momentum 0.9 in the paper")
+    learning_rate: float = Field(1e-3, gt=0, description="the highest of the schedule; paper 2.5e-4")
+    weight_decay: float = Field(1e-2, ge=0, description="of the optimizer; paper 5e-4")
     schedule: Literal["one_cycle", "polynomial", "constant"] = Field(
-        "one_cycle", description="of the learning rate; polynomial: to the power 0.5, methods.md 3.3"
+        "one_cycle", description="of the learning rate; polynomial: to the power 0.5"
     )
     clip_norm: float = Field(1.0, ge=0, description="largest norm of the segmenter's gradient; 0: any")
     ema_decay: float = Field(

@@ -107,118 +107,114 @@ class Settings(Recipe):
 
     strategy: Literal["scratch", "cine", "physics", "cyclegan"] | None = Field(
         None,
-        description="what the segmenter learns before the target's labels: nothing, the source as it is, with tags by "
-        "formula, or as a CycleGAN repaints it; null: physics for a tagged target, else cyclegan; 4.2",
+        description="what the segmenter learns before the target's labels: nothing, the source as it is, with "
+        "tags by formula, or as a CycleGAN repaints it; null: physics for a tagged target, else cyclegan",
     )
     cine_first: bool = Field(
-        True, description="the plain source comes before its tagged likeness, as in the code; the text: 4.2"
+        True,
+        description="the plain source comes before its tagged likeness, as in the code; in the text beside it",
     )
     match_updates: bool = Field(
         True,
-        description="every strategy makes pretraining_steps + steps updates; false: as published, an extra stage for "
-        "tags after cine, and none before scratch; methods.md 4.2",
+        description="every strategy makes pretraining_steps + steps updates; false: as published, an extra stage "
+        "for tags after cine, and none before scratch",
     )
     translate_from: Filter = Field(
         default_factory=dict,
-        description="cohort columns of the unlabelled cine that the CycleGAN learns from, as {centre: tagged}; empty: "
-        "every scan of the source's kind that trains without labels, or the labelled ones where there is none; 4.5",
+        description="cohort columns of the unlabelled cine that the CycleGAN learns from, as {centre: tagged}; "
+        "empty: every scan of the source's kind that trains without labels, or the labelled ones "
+        "where there is none",
     )
     simulated: Filter = Field(
         default_factory=dict,
-        description="cohort columns of scans that `crossbeat tag` made, in place of tags drawn here; 4.4",
+        description="cohort columns of scans that `crossbeat tag` made, in place of tags drawn here",
     )
 
     tag_spacing_mm: float | None = Field(
-        7.0, gt=0, le=30, description="between two lines, across them; null: tag_spacing_px counts; 4.4"
+        7.0, gt=0, le=30, description="between two lines, across them; null: tag_spacing_px counts"
     )
     tag_spacing_px: float = Field(
-        5.0, ge=2, le=40, description="the same in pixels, the paper's; said alone it counts; 4.4"
+        5.0, ge=2, le=40, description="the same in pixels, the paper's; said alone it counts"
     )
     tag_spacing_range: float = Field(
-        0.25, ge=0, lt=1, description="drawn at random up to this share below and above; paper 0; 4.4"
+        0.25, ge=0, lt=1, description="drawn at random up to this share below and above; paper 0"
     )
     tag_angle_range_deg: float = Field(
-        10.0, ge=0, le=45, description="lines turned at random by up to it; paper 0; 4.4"
+        10.0, ge=0, le=45, description="lines turned at random by up to it; paper 0"
     )
     tag_phase: Literal["random", "fixed"] = Field(
-        "random", description="where the first line lies; paper fixed; 4.4"
+        "random", description="where the first line lies; paper fixed"
     )
-    tag_flip_deg: float = Field(70.0, gt=0, le=180, description="of the 1-3-3-1 train together; 4.4")
+    tag_flip_deg: float = Field(70.0, gt=0, le=180, description="of the 1-3-3-1 train together")
     tag_contrast: Literal["sqrt", "power0.4_myo", "none"] = Field(
-        "sqrt", description="of the cine before it is tagged: square root (text), or the code's; 4.4"
+        "sqrt", description="of the cine before it is tagged: square root (text), or the code's"
     )
     tag_fading: bool = Field(
-        True, description="lines fade by T1 and imaging flip, each scan at a random time after them; 4.4"
+        True, description="lines fade by T1 and imaging flip, each scan at a random time after them"
     )
     tag_standardised: bool = Field(
-        False, description="each image gets the mean and SD of the authors' CycleGAN, as in the code; 4.4"
+        False, description="each image gets the mean and SD of the authors' CycleGAN, as in the code"
     )
-    tag_noise_sd: float = Field(
-        0.02, ge=0, le=0.5, description="Rician, peak 1, at random up to it; paper 0; 4.4"
-    )
+    tag_noise_sd: float = Field(0.02, ge=0, le=0.5, description="Rician, peak 1, at random up to it; paper 0")
 
     translator: str = Field(
         "", description="models/translator of another run, in place of a CycleGAN that learns here"
     )
-    cyclegan_steps: int = Field(
-        40_000, ge=1, description="updates of both generators, one image each a step; methods.md 4.5"
-    )
-    cyclegan_width: int = Field(64, ge=4, le=256, description="channels of its first layer, ngf and ndf; 4.5")
+    cyclegan_steps: int = Field(40_000, ge=1, description="updates of both generators, one image each a step")
+    cyclegan_width: int = Field(64, ge=4, le=256, description="channels of its first layer, ngf and ndf")
     cyclegan_image_size: int | None = Field(
         None,
         ge=32,
         le=1536,
-        description="side in pixels of the crops that it learns from, a multiple of 4; null: the paper's 256 of 286 of "
-        "the field, half as much again as image_size, which it will repaint; 4.5",
+        description="side in pixels of the crops that it learns from, a multiple of 4; null: the paper's 256 of "
+        "286 of the field, half as much again as image_size, which it will repaint",
     )
     cyclegan_pooled: bool = Field(
-        False, description="one score an image, as in the authors' fork, not a map of patches; 4.5"
+        False, description="one score an image, as in the authors' fork, not a map of patches"
     )
     cyclegan_steps_per_round: int = Field(250, ge=1, description="between two of its checkpoints")
 
-    network: str = Field("dynunet", description="entry of networks.SEGMENTERS: dynunet, segresnet_vae; 4.1")
+    network: str = Field("dynunet", description="entry of networks.SEGMENTERS: dynunet, segresnet_vae")
     structures: tuple[Literal["LV", "MYO", "RV"], ...] = Field(
-        ("LV", "MYO", "RV"), min_length=1, description="to be learnt; the paper MYO alone; 4.2"
+        ("LV", "MYO", "RV"), min_length=1, description="to be learnt; the paper MYO alone"
     )
     vae_weight: float = Field(
-        0.0, ge=0, description="η of segresnet_vae's VAE loss: 0.1 as described, 0 as it was run; 4.1, 4.3"
+        0.0, ge=0, description="η of segresnet_vae's VAE loss: 0.1 as described, 0 as it was run"
     )
     shape_weight: float = Field(
-        0.05, ge=0, description="γ of the shape-aware loss; 0: Dice and cross-entropy alone; 4.3"
+        0.05, ge=0, description="γ of the shape-aware loss; 0: Dice and cross-entropy alone"
     )
     shape_denominator: Literal["reference", "predicted"] = Field(
-        "reference", description="what that loss is divided by: Σ g (paper), or Σ p (code); 4.3"
+        "reference", description="what that loss is divided by: Σ g (paper), or Σ p (code)"
     )
     smooth: float = Field(1.0, ge=0, description="pixels added to both parts of Dice; ours")
-    include_background: bool = Field(False, description="Dice counts the background as a structure; 4.2")
+    include_background: bool = Field(False, description="Dice counts the background as a structure")
     initialisation: Literal["default", "xavier"] = Field(
-        "default", description="of the network's weights: MONAI's own, or Xavier normal; 4.2"
+        "default", description="of the network's weights: MONAI's own, or Xavier normal"
     )
 
-    image_size: int = Field(192, ge=32, le=1024, description="side of the crop in pixels; paper 256, 4.2")
-    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane; 4.2")
-    centre: Literal["heart", "image"] = Field("heart", description="what the crop is centred on; 4.2 image")
-    low_percentile: float = Field(0.5, ge=0, lt=50, description="clipped below; the paper does not, 4.2")
-    high_percentile: float = Field(99.5, gt=50, le=100, description="clipped above; the paper does not, 4.2")
+    image_size: int = Field(192, ge=32, le=1024, description="side of the crop in pixels; paper 256")
+    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane")
+    centre: Literal["heart", "image"] = Field("heart", description="what the crop is centred on; paper image")
+    low_percentile: float = Field(0.5, ge=0, lt=50, description="clipped below; the paper does not")
+    high_percentile: float = Field(99.5, gt=50, le=100, description="clipped above; the paper does not")
     augmentation: Literal["none", "light", "standard", "random_contrast", "chen2020"] = Field(
-        "standard", description="preset of prepare.augment, after the tags; flips, noise, blur, affine: 4.2"
+        "standard", description="preset of prepare.augment, after the tags"
     )
-    batch_size: int = Field(16, ge=1, description="slices a step, over all devices; paper 80 to 128, 4.2")
+    batch_size: int = Field(16, ge=1, description="slices a step, over all devices; paper 80 to 128")
     pretraining_steps: int = Field(
         6000, ge=1, description="updates before the target's labels; a stage's where stages are not matched"
     )
     steps: int = Field(2000, ge=1, description="updates on the target's labels")
     steps_per_round: int = Field(100, ge=1, description="between two validations and checkpoints")
-    optimizer: Literal["adamw", "adam"] = Field("adamw", description="the paper adam; 4.2")
-    learning_rate: float = Field(
-        1e-3, gt=0, description="highest of the schedule; text 0.01, code 0.005; 4.2"
-    )
-    weight_decay: float = Field(1e-4, ge=0, description="of the optimizer; methods.md 4.2")
+    optimizer: Literal["adamw", "adam"] = Field("adamw", description="the paper adam")
+    learning_rate: float = Field(1e-3, gt=0, description="highest of the schedule; text 0.01, code 0.005")
+    weight_decay: float = Field(1e-4, ge=0, description="of the optimizer")
     schedule: Literal["one_cycle", "plateau", "constant"] = Field(
-        "one_cycle", description="of each stage's learning rate; plateau: a tenth after 10 rounds; 4.2"
+        "one_cycle", description="of each stage's learning rate; plateau: a tenth after 10 rounds"
     )
     plateau_watches: Literal["loss", "dice"] = Field(
-        "loss", description="what rests there, on validation scans: text loss, code Dice; 4.2"
+        "loss", description="what rests there, on validation scans: text loss, code Dice"
     )
     clip_norm: float = Field(1.0, ge=0, description="largest norm of the segmenter's gradient; 0: any")
     ema_decay: float = Field(

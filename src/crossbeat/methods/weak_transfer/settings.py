@@ -85,53 +85,53 @@ class Settings(Recipe):
     )
 
     correspondence: Literal["index", "physical", "registered"] = Field(
-        "physical", description="how source masks reach target slices; prepare.correspondence, methods.md 1.8"
+        "physical", description="how source masks reach target slices; prepare.correspondence"
     )
     rounding: Literal["paper", "code"] = Field(
         "paper",
-        description="of slice numbers under `index`: Eq. 1 as printed, or as released; methods.md 1.5",
+        description="of slice numbers under `index`: Eq. 1 as printed, or as released",
     )
     fuse_masks: Literal["none", "majority", "intersection"] = Field(
         "none",
-        description="one mask from all source scans of a subject; none: each is a pair of its own, 1.5",
+        description="one mask from all source scans of a subject; none: each is a pair of its own",
     )
 
-    network: str = Field("dilated_resunet", description="entry of networks.SEGMENTERS; methods.md 1.1")
+    network: str = Field("dilated_resunet", description="entry of networks.SEGMENTERS")
     network_arguments: dict[str, Any] = Field(
         default_factory=dict, description="passed to the network's builder: width, norm, dilations"
     )
     discriminator: Literal["plain", "residual"] = Field(
-        "plain", description="convolutions of the released code, or the text's residual blocks; 1.2 and 1.8"
+        "plain", description="convolutions of the released code, or the text's residual blocks"
     )
     discriminator_head: Literal["flatten", "pool"] = Field(
-        "pool", description="flatten weighs every place, for one image size; pool averages them; 1.8"
+        "pool", description="flatten weighs every place, for one image size; pool averages them"
     )
     discriminator_norm: Literal["batch", "instance", "none"] = Field(
-        "batch", description="in its stages 2 to 4; methods.md 1.2"
+        "batch", description="in its stages 2 to 4"
     )
-    spectral_norm: bool = Field(False, description="of the discriminator's weights, Miyato 2018; 1.8")
+    spectral_norm: bool = Field(False, description="of the discriminator's weights, Miyato 2018")
     kernel_penalty: float = Field(
-        0.0, ge=0, description="times the discriminator's squared kernels, added to its loss; code 0.01, 1.2"
+        0.0, ge=0, description="times the discriminator's squared kernels, added to its loss; code 0.01"
     )
 
-    image_size: int = Field(224, ge=32, le=1024, description="side of the crop in pixels; methods.md 1.5")
-    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane; methods.md 1.8")
+    image_size: int = Field(224, ge=32, le=1024, description="side of the crop in pixels")
+    spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane")
     centre: Literal["heart", "image"] = Field(
         "heart", description="of the crop: the labelled heart, or the image as the paper's fixed windows"
     )
     normalise_per: Literal["slice", "volume"] = Field(
-        "slice", description="mean 0 and SD 1 over what; text slice, code volume, methods.md 1.5"
+        "slice", description="mean 0 and SD 1 over what; text slice, code volume"
     )
-    low_percentile: float = Field(0.5, ge=0, lt=50, description="clipped below; the paper does not, 1.8")
-    high_percentile: float = Field(99.5, gt=50, le=100, description="clipped above; the paper does not, 1.8")
+    low_percentile: float = Field(0.5, ge=0, lt=50, description="clipped below; the paper does not")
+    high_percentile: float = Field(99.5, gt=50, le=100, description="clipped above; the paper does not")
     keep_empty_slices: bool = Field(
-        True, description="train on annotated slices without any heart; the code deletes them, methods.md 1.5"
+        True, description="train on annotated slices without any heart; the code deletes them"
     )
     augmentation: Literal["none", "light", "standard", "random_contrast", "chen2020"] = Field(
-        "standard", description="preset of prepare.augment; chen2020 is the code's, methods.md 1.5"
+        "standard", description="preset of prepare.augment; chen2020 is the code's"
     )
     shifted_crops: bool = Field(
-        True, description="crop about the middle or one of four places beside it, the five groups of 1.5"
+        True, description="crop about the middle or one of four places beside it: the code's five groups"
     )
     crop_shift_mm: float = Field(
         20.0,
@@ -140,14 +140,14 @@ class Settings(Recipe):
         description="to those places; ours, 16 px of 1.25 mm; the paper's are not published",
     )
 
-    batch_size: int = Field(16, ge=2, description="slices a step, over all devices; methods.md 1.4")
+    batch_size: int = Field(16, ge=2, description="slices a step, over all devices")
     mixing: Literal["half", "pooled"] = Field(
-        "half", description="half true and half pseudo masks a batch, or as they come from one pool; 1.8, 1.3"
+        "half", description="half true and half pseudo masks a batch, or as they come from one pool"
     )
     true_repeats: int = Field(
         1,
         ge=1,
-        description="times that a true mask stands in the pool, under `pooled`; code 4, methods.md 1.3",
+        description="times that a true mask stands in the pool, under `pooled`; code 4",
     )
     true_weight: float = Field(
         0.9, ge=0, le=1, description="λ of Eq. 4, of samples with a true mask; pseudo masks have 1 - λ"
@@ -156,54 +156,50 @@ class Settings(Recipe):
         0.9, ge=0, le=1, description="β of Eq. 2 and 3; the rest is soft Dice; U+D by its name: 0"
     )
     dice_over: Literal["slice", "batch"] = Field(
-        "slice", description="a Dice a slice and structure, or one of all voxels of the batch; 1.3, 1.8"
+        "slice", description="a Dice a slice and structure, or one of all voxels of the batch"
     )
     include_background: bool = Field(
-        False, description="background counts in the Dice of a slice (that of a batch always has it); 1.8"
+        False, description="background counts in the Dice of a slice (that of a batch always has it)"
     )
-    smooth: float = Field(
-        1e-5, ge=0, description="voxels added to both parts of Dice; code 1, methods.md 1.8"
-    )
+    smooth: float = Field(1e-5, ge=0, description="voxels added to both parts of Dice; code 1")
     class_weights: tuple[Positive, Positive, Positive, Positive] | None = Field(
-        None, description="of cross-entropy: background, LV, MYO, RV; 0.5, 5, 3, 5 in the code, unused; 1.3"
+        None, description="of cross-entropy: background, LV, MYO, RV; 0.5, 5, 3, 5 in the code, unused"
     )
 
     adversarial_weight: float = Field(
-        0.05, ge=0, description="of -log D beside the segmentation loss; text and code 1, methods.md 1.8"
+        0.05, ge=0, description="of -log D beside the segmentation loss; text and code 1"
     )
     pseudo_pairs: Literal["excluded", "weighted", "full"] = Field(
         "weighted",
-        description="target images with pseudo masks as pairs that teach D: none (so 1.8), weight 1 - λ, or 1; 1.7",
+        description="target images with pseudo masks as pairs that teach D: none, weight 1 - λ, or 1",
     )
     real_label: float = Field(
-        0.9, gt=0.5, le=1, description="D wanted for real pairs: one-sided smoothing below 1; methods.md 1.8"
+        0.9, gt=0.5, le=1, description="D wanted for real pairs: one-sided smoothing below 1"
     )
-    mask_noise_sd: float = Field(
-        0.0, ge=0, le=1, description="Gaussian noise on the drawn masks that D sees; methods.md 1.8"
-    )
+    mask_noise_sd: float = Field(0.0, ge=0, le=1, description="Gaussian noise on the drawn masks that D sees")
     separate_discriminator_updates: bool = Field(
-        False, description="an update for real and one for fake pairs, as the code; or one for both; 1.3"
+        False, description="an update for real and one for fake pairs, as the code; or one for both"
     )
 
     warmup_steps: int = Field(
-        3600, ge=1, description="updates without a discriminator; the paper's 30 of 50 epochs, methods.md 1.4"
+        3600, ge=1, description="updates without a discriminator; the paper's 30 of 50 epochs"
     )
     adversarial_steps: int = Field(
         2400, ge=1, description="updates of either network after that; the paper's 20 of 50 epochs"
     )
     steps_per_round: int = Field(200, ge=1, description="between two validations and checkpoints")
     warmup_learning_rate: float = Field(
-        1e-3, gt=0, description="Adam; the highest of one_cycle; text and code 2e-4, methods.md 1.4"
+        1e-3, gt=0, description="Adam; the highest of one_cycle; text and code 2e-4"
     )
     warmup_schedule: Literal["constant", "one_cycle"] = Field(
         "one_cycle", description="of the learning rate in the warm-up; the paper's is constant"
     )
-    learning_rate: float = Field(2e-4, gt=0, description="of the segmenter beside D; methods.md 1.4")
-    discriminator_learning_rate: float = Field(2e-4, gt=0, description="Adam; methods.md 1.4")
+    learning_rate: float = Field(2e-4, gt=0, description="of the segmenter beside D")
+    discriminator_learning_rate: float = Field(2e-4, gt=0, description="Adam")
     adversarial_optimizer: Literal["adam", "rmsprop"] = Field(
-        "adam", description="of the segmenter beside D; text adam, code rmsprop, methods.md 1.4"
+        "adam", description="of the segmenter beside D; text adam, code rmsprop"
     )
-    beta1: float = Field(0.5, ge=0, lt=1, description="of Adam beside D, for both networks; methods.md 1.8")
+    beta1: float = Field(0.5, ge=0, lt=1, description="of Adam beside D, for both networks")
     clip_norm: float = Field(1.0, ge=0, description="largest norm of the segmenter's gradient; 0: any")
     clip_value: float = Field(
         0.0, ge=0, description="largest entry of the segmenter's gradient beside D; code 1; 0: any"
