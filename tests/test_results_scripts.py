@@ -104,17 +104,20 @@ def test_rain_adaconv_averages_seeds_before_patients_and_leaves_a_dash_where_an_
     columns = ("arm", "seed", "subject", "level", "structure", "metric", "unit", "value")
     scores = pd.DataFrame(lines, columns=columns)
     assert rain_adaconv.by_ascents(scores)[2:4] == [
-        "| as many updates | 1 | 0.700 | 0.800 | 0.700 | 0.730 |",
+        "| as many updates | 1 | 0.700 ± 0.141 | 0.800 ± 0.141 | 0.700 ± 0.141 | 0.730 ± 0.141 |",
         "| as many updates | 3 | – | – | – | – |",
     ]
     as_setting_0 = scores.assign(arm="setting_0")
     assert rain_adaconv.by_setting(as_setting_0)[2:] == [
-        "| RAIN | 0.730 | – | – | – |",
-        "| AdaConv | 0.730 | – | – | – |",
+        "| RAIN | 0.730 ± 0.141 | – | – | – |",
+        "| AdaConv | 0.730 ± 0.141 | – | – | – |",
     ]
     told = rain_adaconv.by_network(as_setting_0)
-    assert "| DR-UNet | none | hd voxel | 7.0 | 8.0 | 7.0 | 7.3 |" in told
-    assert "| DR-UNet | none | hd mm | 14.0 | 16.0 | 14.0 | 14.6 |" in told
+    assert "| DR-UNet | none | hd voxel | 7.0 ± 1.4 | 8.0 ± 1.4 | 7.0 ± 1.4 | 7.3 ± 1.4 |" in told
+    assert "| DR-UNet | none | hd mm | 14.0 ± 2.8 | 16.0 ± 2.8 | 14.0 ± 2.8 | 14.6 ± 2.8 |" in told
+    assert "| DR-UNet | none | patients with Dice 0 | 0 | 0 | 0 |  |" in told
+    nothing = scores.assign(arm="setting_0", value=scores["value"].where(scores["structure"] != "RV", 0.0))
+    assert "| DR-UNet | none | patients with Dice 0 | 0 | 0 | 2 |  |" in rain_adaconv.by_network(nothing)
 
 
 @pytest.mark.slow

@@ -31,6 +31,10 @@ PAIRS: Final = {
     ("rain_1", "rain_1_n1"): "two ascents a batch, with as many updates",
     ("rain_1_n5", "rain_1_n1"): "four ascents a batch, with as many updates",
     ("rain_1_n5", "rain_1"): "four ascents a batch in place of two, with as many updates",
+    ("rain_1_n5", "rain_1_n5_held"): "four ascents a batch, in place of its first style five times",
+    ("rain_1_n5_held", "rain_1_n1"): "each batch five times in one style, with as many updates",
+    ("rain_1_n5", "source_only"): "RAIN with four ascents, in place of as many plain slices more",
+    ("rain_1_n5", "random_contrast"): "RAIN with four ascents in place of random contrast",
     ("rain_1_n3_100_batches", "rain_1_n1_100_batches"): "two ascents and three times the updates",
     ("rain_1_n5", "rain_1_n3_100_batches"): "four ascents and five thirds of the updates",
     ("adaconv_2_codes", "adaconv_2"): "codes and a search for AdaConv",
@@ -45,8 +49,15 @@ PAIRS: Final = {
     ("setting_0_random_contrast", "setting_0"): "random contrast alone",
     ("rain_2_random_contrast", "setting_0_random_contrast"): "RAIN, on random contrast",
     ("rain_2_random_contrast", "random_contrast"): "RAIN on random contrast, as many slices an update",
-    ("setting_0_random_contrast_8", "random_contrast"): "this method's loss, on random contrast, as many slices",
-    ("rain_2_n1_random_contrast_8", "setting_0_random_contrast_8"): "RAIN, on random contrast, as many contents",
+    (
+        "setting_0_random_contrast_8",
+        "random_contrast",
+    ): "this method's loss, on random contrast, as many slices",
+    (
+        "rain_2_n1_random_contrast_8",
+        "setting_0_random_contrast_8",
+    ): "RAIN, on random contrast, as many contents",
+    ("rain_2_random_contrast_8", "setting_0_random_contrast_8"): "RAIN with two ascents, on random contrast",
     ("rain_2_n1_random_contrast_8", "random_contrast"): "RAIN on random contrast, as many contents",
 }
 """What is asked: (arm, the arm without that step)."""
@@ -68,18 +79,12 @@ TABLE_3: Final = {
 
 
 def over_patients(scores: pd.DataFrame, metric: str, unit: str = "") -> pd.DataFrame:
-    """The mean over patients (frames first, then seeds) of a metric of volumes: a line an arm, a column a structure."""
+    """A metric of volumes by patient (frames first, then seeds): a line an arm and patient, a column a structure."""
     chosen = scores[
         (scores["metric"] == metric) & (scores["unit"].fillna("") == unit) & (scores["level"] == "")
     ]
-    by_patient = chosen.groupby(["arm", "structure", "seed", "subject"])["value"].mean()
-    return (
-        by_patient.groupby(["arm", "structure", "subject"])
-        .mean()
-        .groupby(["arm", "structure"])
-        .mean()
-        .unstack()
-    )
+    by_seed = chosen.groupby(["arm", "structure", "seed", "subject"])["value"].mean()
+    return by_seed.groupby(["arm", "subject", "structure"]).mean().unstack()
 
 
 def by_setting(scores: pd.DataFrame) -> list[str]:
@@ -87,19 +92,28 @@ def by_setting(scores: pd.DataFrame) -> list[str]:
     dice = over_patients(scores, "dice")
     lines = head(("Dice, mean of structures", *(f"setting {i}" for i in range(4))))
     return lines + [
-        line_of(name, *(_told(dice, arm, "mean", 3) for arm in arms)) for name, arms in TABLE_1.items()
+        line_of(name, *(_told(dice, arm, "mean") for arm in arms)) for name, arms in TABLE_1.items()
     ]
 
 
 def by_network(scores: pd.DataFrame) -> list[str]:
-    """Table 2: Dice, and Hausdorff distance in voxels and mm, of each structure on both networks, in setting 1."""
+    """Table 2: Dice, how many patients have none, and Hausdorff distances, of each structure on both networks."""
+    dice, *distances = (over_patients(scores, *of) for of in (("dice",), ("hd", "voxel"), ("hd", "mm")))
     lines = head(("Network", "Stylizer", "Measure", *STRUCTURES))
-    for metric, unit in (("dice", ""), ("hd", "voxel"), ("hd", "mm")):
-        found = over_patients(scores, metric, unit)
+    for measure, found, digits in (
+        ("dice", dice, 3),
+        ("hd voxel", distances[0], 1),
+        ("hd mm", distances[1], 1),
+    ):
         for network, arms in TABLE_2.items():
             for arm, stylizer in zip(arms, ("none", "RAIN", "AdaConv"), strict=True):
-                told = [_told(found, arm, structure, 1 if unit else 3) for structure in STRUCTURES]
-                lines.append(line_of(network, stylizer, f"{metric} {unit}".strip(), *told))
+                told = [_told(found, arm, structure, digits) for structure in STRUCTURES]
+                lines.append(line_of(network, stylizer, measure, *told))
+    for network, arms in TABLE_2.items():
+        for arm, stylizer in zip(arms, ("none", "RAIN", "AdaConv"), strict=True):
+            there = arm in dice.index
+            told = [str(int((dice.loc[arm, s] == 0).sum())) if there else "–" for s in STRUCTURES[:-1]]
+            lines.append(line_of(network, stylizer, "patients with Dice 0", *told, ""))
     return lines
 
 
@@ -109,14 +123,16 @@ def by_ascents(scores: pd.DataFrame) -> list[str]:
     lines = head(("Held alike", "N", *STRUCTURES))
     for alike, arms in TABLE_3.items():
         for n, arm in zip((1, 3, 5), arms, strict=True):
-            lines.append(
-                line_of(alike, str(n), *(_told(dice, arm, structure, 3) for structure in STRUCTURES))
-            )
+            lines.append(line_of(alike, str(n), *(_told(dice, arm, structure) for structure in STRUCTURES)))
     return lines
 
 
-def _told(found: pd.DataFrame, arm: str, structure: str, digits: int) -> str:
-    return f"{found.loc[arm, structure]:.{digits}f}" if arm in found.index else "–"
+def _told(found: pd.DataFrame, arm: str, structure: str, digits: int = 3) -> str:
+    """Mean ± SD over patients."""
+    if arm not in found.index:
+        return "–"
+    values = found.loc[arm, structure]
+    return f"{values.mean():.{digits}f} ± {values.std():.{digits}f}"
 
 
 def by_arm(table: pd.DataFrame, cells: pd.DataFrame, study: Study) -> list[str]:

@@ -12,24 +12,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from crossbeat.case import Case, Domain
 from crossbeat.cohort import Cohort, Row
-from crossbeat.errors import CohortError, RunError, SettingsError
+from crossbeat.errors import CohortError, FileError, RunError, SettingsError
 from crossbeat.labels import Structure
 from crossbeat.methods import METHODS
 from crossbeat.methods.recipe import find_domains
 from crossbeat.methods.stylization import Encoder, Settings, Stylizer, load_encoder, load_stylizer, train
 from crossbeat.methods.stylization.autoencoding import hold_out, image_losses, kinds_of, psnr_db
 from crossbeat.methods.stylization.encoder import find_encoder
-from crossbeat.methods.stylization.learning import StylizerStage, learn_stylizer
+from crossbeat.methods.stylization.learning import StyleVaeStage, StylizerStage, learn_stylizer
 from crossbeat.methods.stylization.segmentation import Segmentation
-from crossbeat.methods.stylization.sharing import SEGMENTING, STYLIZING, decided_by
-from crossbeat.methods.stylization.styles import Material, choose_styles, gather, style_images
+from crossbeat.methods.stylization.sharing import CODING, SEGMENTING, STYLIZING, decided_by
+from crossbeat.methods.stylization.styles import Material, choose_styles, code_noise, gather, style_images
 from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder
-from crossbeat.networks.rain import Rain
-from crossbeat.networks.vgg import Decoder, Vgg, normalise_activations
+from crossbeat.networks.rain import Rain, Style
+from crossbeat.networks.vgg import Decoder, Features, Vgg, normalise_activations
+from crossbeat.prepare.slices import training_batch
 from crossbeat.prepare.volumes import crop
 from crossbeat.training import Run, Stage, seed_torch
 
@@ -524,7 +526,10 @@ def test_an_encoder_that_is_not_there_is_refused_before_anything_is_read(tmp_pat
     with pytest.raises(
         RunError, match=r"encoder.json is missing; is this the folder with the encoder in models"
     ):
-        load_encoder(tmp_path / "empty")
+        train(unread, settings_of(encoder=str(tmp_path / "empty")), quiet_run(tmp_path / "second"))
+    (tmp_path / "vgg.pth").write_text("no weights")
+    with pytest.raises(FileError, match=r"vgg\.pth"):
+        train(unread, settings_of(encoder=str(tmp_path / "vgg.pth")), quiet_run(tmp_path / "third"))
 
 
 # --- the stylizer ------------------------------------------------------------------------------------
@@ -621,6 +626,92 @@ def test_the_stylizers_loss_is_the_weighted_sum_of_its_terms(
     torch.testing.assert_close(told["loss"], expected)
     assert all(p.grad is None for p in encoder.vgg.parameters())
     assert all(p.grad is not None for p in network.parameters())
+
+
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every channel, (n, c, 1, 1) each; methods.md 3.2."""
+    flat = features.flatten(2)
+    spread = (flat.var(dim=2, unbiased=True) + 1e-5).sqrt()
+    return flat.mean(dim=2)[..., None, None], spread[..., None, None]
+
+
+def difference_of_styles(seen: Features, style: Features) -> Tensor:
+    """Eq. 4: squared differences of means and of deviations, over four levels."""
+    pairs = [(moments(a), moments(b)) for a, b in zip(seen, style, strict=True)]
+    return sum((F.mse_loss(a[0], b[0]) + F.mse_loss(a[1], b[1]) for a, b in pairs), torch.zeros(()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stylizer", ["rain", "adaconv"])
+def test_each_term_compares_what_its_equation_says(
+    cohort: Cohort, tmp_path: Path, encoder: Encoder, stylizer: str
+) -> None:
+    """RAIN's content is held to AdaIN's t, in the decoded style, AdaConv's to the content's own features."""
+    settings, run = settings_of(stylizer=stylizer), quiet_run(tmp_path / "run")
+    found = material_of(cohort, tmp_path / "material", stylizer=stylizer)
+    assert found.taught is not None
+    torch.manual_seed(3)
+    network = settings.build_stylizer()
+    told = Still(run, settings, network, encoder, found.content, found.taught).update(0)
+    images = training_batch(found.content, 2, settings.turns, seed=0, step=0).image
+    chosen = choose_styles(found.taught, 2, seed=0, step=0)
+    style = encoder.vgg(style_images(found.taught, chosen, settings.turns, seed=0, step=0))
+    content = encoder.vgg(images).relu4_1
+    if isinstance(network, Rain):
+        mean, spread = moments(style.relu4_1)
+        code = network.encode(Style(mean[..., 0, 0], spread[..., 0, 0]))
+        assert code.log_variance is not None
+        decoded = network.decode(code.at(code_noise(2, 512, seed=0, step=0)))
+        own_mean, own_spread = moments(content)
+        wanted = decoded.deviation[..., None, None] * (content - own_mean) / own_spread
+        wanted = wanted + decoded.mean[..., None, None]
+        seen = encoder.vgg(network.decoder(wanted, (32, 32)))
+        log_variance = code.log_variance
+        expected = {
+            "loss_kl": 0.5 * (code.centre**2 + log_variance.exp() - 1 - log_variance).mean(),
+            "loss_reconstruction": F.mse_loss(
+                torch.cat([decoded.mean, decoded.deviation], 1), torch.cat([mean, spread], 1)[..., 0, 0]
+            ),
+        }
+    else:
+        wanted, expected = content, {}
+        seen = encoder.vgg(network(content, style.relu4_1, (32, 32)))
+    expected |= {
+        "loss_content": F.mse_loss(seen.relu4_1, wanted),
+        "loss_style": difference_of_styles(seen, style),
+    }
+    torch.testing.assert_close({name: told[name] for name in expected}, expected)
+
+
+class StillCodes(StyleVaeStage):
+    """As `Still`, of the codes of a finished AdaConv."""
+
+    def descend(self, loss: Tensor, *other: Any, **others: Any) -> None:
+        loss.backward()
+
+
+def test_codes_learn_what_descriptors_there_are_and_move_nothing_else(
+    cohort: Cohort, tmp_path: Path, encoder: Encoder
+) -> None:
+    changes = {"stylizer": "adaconv", "style_vae": True, "kl_weight": 2.0, "reconstruction_weight": 3.0}
+    settings = settings_of(**changes)
+    taught = material_of(cohort, tmp_path / "material", **changes).taught
+    assert taught is not None
+    torch.manual_seed(3)
+    network, autoencoder = settings.build_stylizer(), settings.build_style_vae()
+    stylizer = Stylizer(encoder, network)
+    stage = StillCodes(quiet_run(tmp_path / "run"), settings, autoencoder, stylizer, taught)
+    told = stage.update(0)
+    chosen = choose_styles(taught, 2, seed=0, step=0)
+    descriptor = stylizer.code_of(style_images(taught, chosen, settings.turns, seed=0, step=0))
+    code = autoencoder.encode(descriptor)
+    rebuilt = autoencoder.decode(code.at(code_noise(2, 512, seed=0, step=0)))
+    torch.testing.assert_close(
+        told["loss_reconstruction"], F.mse_loss(*map(autoencoder.vector, (rebuilt, descriptor)))
+    )
+    torch.testing.assert_close(told["loss"], 2 * told["loss_kl"] + 3 * told["loss_reconstruction"])
+    assert all(p.grad is not None for p in autoencoder.parameters())
+    assert all(p.grad is None for p in [*network.parameters(), *encoder.vgg.parameters()])
 
 
 @pytest.mark.slow
@@ -754,6 +845,21 @@ def test_run_json_says_what_encoder_a_score_rests_on(cohort: Cohort, tmp_path: P
     assert told["encoder"] == {"source": "random", "psnr_db": None, "silent": list(kept.silent)}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes", [{"encoder": "cmr", "encoder_gate": False}, {"stylizer": "adaconv", "style_vae": True}]
+)
+def test_a_target_of_one_slice_is_enough(cohort: Cohort, tmp_path: Path, changes: dict[str, Any]) -> None:
+    def read(row: Row) -> Case:
+        return heart(row, slices=1 if row.sequence == "lge" else 3)
+
+    rows = (*(row_of(f"s{i}", "bssfp") for i in range(3)), row_of("s0", "lge"))
+    found = train(Cohort(rows, read, "one"), settings_of(**changes), quiet_run(tmp_path))
+    case = heart(row_of("s30", "lge"))
+    assert found.predict(case).shape == case.image.shape
+    assert found.provenance["trained_on"]["target"] == ["s0_lge"]
+
+
 # --- what arms of a study share ----------------------------------------------------------------------
 
 
@@ -776,21 +882,38 @@ def test_arms_that_differ_in_segmentation_find_encoder_and_stylizer_as_they_woul
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
+def test_an_adaconv_with_codes_finds_the_one_without(cohort: Cohort, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    plain, coded = settings_of(stylizer="adaconv"), settings_of(stylizer="adaconv", style_vae=True)
+    train(cohort, plain, quiet_run(tmp_path / "plain", shared=shared))
+    found = train(cohort, coded, quiet_run(tmp_path / "coded", shared=shared))
+    alone = train(cohort, coded, quiet_run(tmp_path / "alone"))
+    assert {path.name for path in (tmp_path / "coded" / "stages").iterdir()} == {"style_vae", "segmentation"}
+    assert alike(state_of(found.network), state_of(alone.network))
+    assert load_stylizer(tmp_path / "coded" / "models" / "stylizer").has_code
+    assert not load_stylizer(tmp_path / "plain" / "models" / "stylizer").has_code
+
+
 def test_a_shared_part_is_known_by_all_settings_but_those_that_it_knows_nothing_of() -> None:
-    assert not (SEGMENTING | STYLIZING) - set(Settings.model_fields)
-    assert not SEGMENTING & STYLIZING
-    plain = settings_of().shared_stages
-    assert set(plain) == {"encoder", "stylizer", "style_vae"}
+    named = [*SEGMENTING, *STYLIZING, *CODING]
+    assert set(named) <= set(Settings.model_fields)
+    assert len(named) == len(set(named))
     assert settings_of(stylizer="none").shared_stages == {}
+    assert set(settings_of().shared_stages) == {"encoder", "stylizer"}
+    adaconv = settings_of(stylizer="adaconv").shared_stages
+    coded = {"stylizer": "adaconv", "style_vae": True}
+    plain = settings_of(**coded).shared_stages
+    assert {stage for stage in plain if adaconv.get(stage) != plain[stage]} == {"style_vae"}
     for changes, changed in (
         ({"network": "unet", "consistency_weight": 0, "style": "same_patient", "epsilon_rounds": 5}, set()),
         ({"structure_weight": 1.0}, {"stylizer", "style_vae"}),
-        ({"stylizer": "adaconv"}, {"stylizer", "style_vae"}),
+        ({"style_vae_steps": 3}, {"style_vae"}),
         ({"encoder_steps": 3}, {"encoder", "stylizer", "style_vae"}),
         ({"pretrain_style": {"sequence": "t2"}}, {"stylizer", "style_vae"}),
         ({"image_size": 48}, {"encoder", "stylizer", "style_vae"}),
     ):
-        found = settings_of(**changes).shared_stages
+        found = settings_of(**coded, **changes).shared_stages
         assert {name for name in plain if found[name] != plain[name]} == changed
 
 
@@ -855,6 +978,10 @@ def test_styles_of_tested_patients_are_not_shown(cohort: Cohort, tmp_path: Path)
         ),
         ({"style": "same_patient", "shared_epsilon": True}, r"say shared_epsilon: false"),
         ({"style": "same_patient", "style_scans": "patient"}, r"say style_scans: all, or style: random"),
+        (
+            {"stylizer": "adaconv", "style_vae": True, "style_scans": "slice", "turn_styles": False},
+            r"style_scans: slice shows one; say turn_styles: true, or style_scans: patient",
+        ),
         ({"encoder_channels": 3}, r"encoder_channels 3 is for the weights of a file; encoder random is grey"),
         ({"stylizer": "adaconv", "kernel_size": 4}, r"kernel_size must be odd"),
         ({"cross_entropy_weight": 0, "overlap_weight": 0}, r"the segmenter learns nothing; raise one"),

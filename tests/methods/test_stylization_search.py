@@ -23,7 +23,7 @@ from crossbeat.methods.stylization.segmentation import (
     within_reach,
 )
 from crossbeat.methods.stylization.styles import Material
-from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder
+from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder, calibrate
 from crossbeat.networks.rain import Rain
 from crossbeat.networks.vgg import Vgg, normalise_activations
 from crossbeat.prepare.slices import Batch, Slice, SliceBank
@@ -83,6 +83,21 @@ def encoder() -> Encoder:
 def rain(encoder: Encoder) -> Stylizer:
     torch.manual_seed(1)
     return Stylizer(encoder, Rain())
+
+
+@pytest.fixture(scope="module")
+def coded(encoder: Encoder) -> Stylizer:
+    """AdaConv, at the scale of its styles, whose descriptors have codes."""
+    torch.manual_seed(2)
+    images = bank_of(4, 2).images[:, :, :32, :32]
+    network, autoencoder = AdaConv(style_channels=16), DescriptorAutoencoder(16)
+    features = encoder.vgg(images).relu4_1
+    calibrate(network, features, features, images)
+    autoencoder.standardise(network.describe(features).detach())
+    return Stylizer(encoder, network, autoencoder)
+
+
+CODED: dict[str, Any] = {"stylizer": "adaconv", "style_vae": True, "style_channels": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -185,6 +200,40 @@ def test_every_ascent_raises_the_segmentation_loss(
 
 
 @pytest.mark.slow
+def test_codes_of_adaconv_go_up_the_loss_too(material: Material, coded: Stylizer, tmp_path: Path) -> None:
+    stage = stage_of(Standing, tmp_path, material, coded, epsilon_rounds=4, ascent_step=0.01, **CODED)
+    for norm in (m for m in stage.network.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = 0.0
+    losses = []
+    for step in range(4):
+        stage.update(step)
+        losses.append(loss_at(stage, stage.epsilon))
+    assert losses[0] < losses[1] < losses[2] == losses[3]
+
+
+@pytest.mark.slow
+def test_the_released_ascent_follows_the_segmentation_loss_of_both_alone(
+    material: Material, rain: Stylizer, tmp_path: Path
+) -> None:
+    """One pass for both gradients; consistency is descended, and does not lead ε."""
+    changes = {"ascent_pass": "shared", "ascent": "asm", "trust_region": 0.0, "consistency_weight": 50.0}
+    stage = stage_of(Standing, tmp_path, material, rain, epsilon_rounds=2, **changes)
+    batch, content = stage._source_batch(0)
+    assert content is not None
+    stage._draw_styles(0)
+    begun = stage.epsilon.clone()
+    code = begun.clone().requires_grad_()
+    logits = stage.network(torch.cat([rain.render(content, code, (32, 32)), batch.image]))
+    labels, drawn = batch.labels.repeat(2, 1, 1), batch.drawn.repeat(2, 1)
+    loss = loss_of(logits, Batch(batch.image.repeat(2, 1, 1, 1), labels, drawn), stage.settings)
+    (gradient,) = torch.autograd.grad(loss, code)
+    stage.update(0)
+    moved = stage.epsilon - begun
+    assert moved.abs().max() > 0
+    torch.testing.assert_close(moved, (20 / loss * gradient).detach(), rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("uses", [1, 2, 5])
 def test_n_uses_of_a_batch_make_one_ascent_fewer(
     material: Material, rain: Stylizer, tmp_path: Path, uses: int
@@ -201,16 +250,19 @@ def test_n_uses_of_a_batch_make_one_ascent_fewer(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ascent_pass", ["own", "shared"])
+@pytest.mark.parametrize("kind", ["rain", "coded"])
 def test_what_is_frozen_does_not_move_and_the_segmenter_does(
-    material: Material, rain: Stylizer, tmp_path: Path, ascent_pass: str
+    material: Material, request: pytest.FixtureRequest, tmp_path: Path, ascent_pass: str, kind: str
 ) -> None:
-    before = state_of(rain.encoder.vgg), state_of(rain.network)
-    stage = stage_of(Segmentation, tmp_path, material, rain, ascent_pass=ascent_pass)
+    model: Stylizer = request.getfixturevalue(kind)
+    frozen = [part for part in (model.encoder.vgg, model.network, model.autoencoder) if part is not None]
+    before = [state_of(part) for part in frozen]
+    changes = CODED if kind == "coded" else {}
+    stage = stage_of(Segmentation, tmp_path, material, model, ascent_pass=ascent_pass, **changes)
     begun = state_of(stage.network)
     fit(stage, rounds=1, steps_per_round=6)
-    assert alike(before[0], state_of(rain.encoder.vgg))
-    assert alike(before[1], state_of(rain.network))
-    assert all(p.grad is None for p in [*rain.network.parameters(), *rain.encoder.vgg.parameters()])
+    assert all(alike(then, state_of(part)) for then, part in zip(before, frozen, strict=True))
+    assert all(p.grad is None for part in frozen for p in part.parameters())
     assert not alike(begun, state_of(stage.network))
     held = set(
         torch.load(tmp_path / "stages/segmentation/checkpoints/last.ckpt", weights_only=True)["state_dict"]
@@ -336,7 +388,7 @@ def test_codes_go_up_on_two_devices_as_they_do_on_one(
     changes |= {"batch_size": 4, "epsilon_rounds": 2}
     alone = stage_of(Standing, tmp_path / "alone", material, rain, **changes)
     alone.update(0)
-    module = "crossbeat.methods.stylization.segmentation.together"
+    module = "crossbeat.training.distributed.together"
     monkeypatch.setattr(module, lambda: True)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
 

@@ -137,8 +137,8 @@ def _strips(row: Row, made: Made, styles: Styles, chosen: Place, frame: int, z: 
     named = ["ψ", *(count(k, "step") for k in range(1, ASCENTS + 1))]
     trained = run.settings.uses - 1
     note = (
-        "Steps of ε up the segmentation loss of this slice, as training takes them; framed: as far as it goes "
-        f"({count(trained, 'step')})."
+        "Steps of ε from ψ up the segmentation loss of this slice, as long as those of training; framed: as many "
+        f"as it takes ({count(trained, 'step')})."
     )
     tiles = _along(row, made, batch, codes, named, judged, frame, z)
     tiles = [replace(tile, drawn=0 < k <= trained) for k, tile in enumerate(tiles)]

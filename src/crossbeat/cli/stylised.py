@@ -171,8 +171,8 @@ def spreads_of(content: Content, stylised: Tensor, style: Content) -> list[Sprea
 def _stylise_scan(row: Row, cohort: Cohort, task: Task, *, pictured: bool) -> StyledScan:
     case = cohort.read(row)
     chosen = task.styles.choose(row.scan, task.seed)
-    found = StyledScan([], [], [], {}, None)
-    made = {}
+    made: dict[str, Made] = {}
+    own: dict[str, list[Spread]] = {}
     rows, lines, structures = [], [], []
     for run in task.runs:
         content = prepare(case, run.preparation)
@@ -186,12 +186,12 @@ def _stylise_scan(row: Row, cohort: Cohort, task: Task, *, pictured: bool) -> St
             rows.append(_write(image, row, cohort, line, task))
             lines.append(line)
             if draw == 0:
-                found.spreads[run.name] = spreads
+                own[run.name] = spreads
                 made[run.name] = Made(run, content, image)
                 after = _dice(content.within(image), task)
                 structures += _structure_lines(row, line, before, after, task)
     view = show_scan(row, case, task.styles, chosen, list(made.values())) if pictured else None
-    return replace(found, rows=rows, lines=lines, structures=structures, view=view)
+    return StyledScan(rows, lines, structures, own, view)
 
 
 def _new_names(row: Row, task: Task) -> Iterator[str]:

@@ -148,7 +148,7 @@ SEGMENTERS: Final[Mapping[str, SegmenterEntry]] = {
     ),
     "dr_unet": SegmenterEntry(
         build=_build_dr_unet,
-        source="Vesal et al., as in MingxuanGu/Few-shot-UDA; paper 002 (Rahman, Gu 2023) cites DRU-Net",
+        source="Vesal et al., as in MingxuanGu/Few-shot-UDA; paper 002 (Rahman, Gu 2023) cites DRU-net",
         parameters=Published(13_483_524, in_channels=3, classes=4),
         divisor=dr_unet.DIVISOR,
         minimum_side=dr_unet.MINIMUM_SIDE,

@@ -1,4 +1,4 @@
-"""Jafari's DRU-Net: slices in, one logit a class and pixel out.
+"""Jafari's DRU-net: slices in, one logit a class and pixel out.
 
 Jafari et al. 2020 ("DRU-Net", ISBI 2020), which Rahman, Gu 2023 (paper 002) cite: residual and dense
 at once. Every encoder block adds its input and its own first convolution to its output, and then

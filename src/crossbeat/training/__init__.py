@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crossbeat.training.distributed import average_gradients, share_state
+from crossbeat.training.distributed import average, share_state
 from crossbeat.training.fit import Chosen, Select, dry_run, fit
 from crossbeat.training.run import Estimate, Run, seed_torch
 from crossbeat.training.schedules import Plateau, constant, cosine, one_cycle, plateau, polynomial
@@ -15,7 +15,7 @@ __all__ = [
     "Run",
     "Select",
     "Stage",
-    "average_gradients",
+    "average",
     "constant",
     "cosine",
     "dry_run",

@@ -52,6 +52,17 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         parameter.grad.copy_(mean.view(parameter.shape))
 
 
+def average(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Means of tensors over the processes, in one exchange; on one device the tensors themselves."""
+    if not together():
+        return tensors
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    means = torch.split(flat, [tensor.numel() for tensor in tensors])
+    return tuple(mean.view(tensor.shape) for mean, tensor in zip(means, tensors, strict=True))
+
+
 def share_state(tensors: Iterable[Tensor]) -> None:
     """Overwrite tensors by those of the first process; BatchNorm statistics and replay buffers differ by rank."""
     if not together():

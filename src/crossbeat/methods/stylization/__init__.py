@@ -31,12 +31,14 @@ in docs/methods/stylization.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from crossbeat.cohort import Cohort
 from crossbeat.errors import SettingsError
 from crossbeat.methods.recipe import find_domains, provenance
 from crossbeat.methods.sharing import find_or_make
-from crossbeat.methods.stylization.encoder import Encoder, find_encoder, load_encoder, refuse_missing
-from crossbeat.methods.stylization.learning import learn_stylizer
+from crossbeat.methods.stylization.encoder import Encoder, find_encoder, load_encoder, refuse_unreadable
+from crossbeat.methods.stylization.learning import learn_codes, learn_stylizer
 from crossbeat.methods.stylization.segmentation import Segmentation
 from crossbeat.methods.stylization.settings import Settings
 from crossbeat.methods.stylization.sharing import decided_by
@@ -51,7 +53,7 @@ __all__ = ["Encoder", "Settings", "Stylizer", "load_encoder", "load_stylizer", "
 
 def train(cohort: Cohort, settings: Settings, run: Run) -> Segmenter:
     """Learn or load the encoder, learn the stylizer, then the segmenter on contents plain and stylised."""
-    refuse_missing(settings)
+    refuse_unreadable(settings)
     _refuse_determinism(settings, run)
     domains = find_domains(cohort, settings, run.seed)
     network = settings.spec.build()  # first, so that its weights are the same in every arm
@@ -85,15 +87,18 @@ def _stylizer(material: Material, cohort: Cohort, settings: Settings, run: Run) 
     """Learnt or found with its encoder, and left in `models/encoder` and `models/stylizer`; None for setting 0."""
     if settings.stylizer == "none":
         return None
+
+    def found(part: str, make: Callable[[], Stylizer]) -> Stylizer:
+        decided = [decided_by(part, settings.model_dump(mode="json")), cohort.hash()]
+        return find_or_make(
+            part, decided, run, make, lambda folder: load_stylizer(folder, run.torch_device), Stylizer.save
+        )
+
     encoder = find_encoder(material, cohort, settings, run)
-    stylizer = find_or_make(
-        "stylizer",
-        [decided_by("stylizer", settings.model_dump(mode="json")), cohort.hash()],
-        run,
-        lambda: learn_stylizer(material, encoder, settings, run),
-        lambda folder: load_stylizer(folder, run.torch_device),
-        Stylizer.save,
-    )
+    stylizer = found("stylizer", lambda: learn_stylizer(material, encoder, settings, run))
+    if settings.style_vae:
+        plain = stylizer
+        stylizer = found("style_vae", lambda: learn_codes(plain, material, settings, run))
     if run.writes and run.estimates is None:
         stylizer.save(run.folder / "models" / "stylizer")
     return stylizer

@@ -115,15 +115,23 @@ def as_encoder(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> E
     )
 
 
-def refuse_missing(settings: Settings) -> None:
-    """`SettingsError` where `encoder` is neither a word nor a path that exists, before anything is read."""
+def refuse_unreadable(settings: Settings) -> None:
+    """Raise what is wrong with an `encoder` that somebody brings, before any scan is read.
+
+    `SettingsError` where it is neither a word nor a path that exists, `FileError` or `RunError` where it is broken.
+    """
     if settings.stylizer == "none" or settings.encoder in ("cmr", "random"):
         return
-    if not Path(settings.encoder).exists():
+    path = Path(settings.encoder)
+    if not path.exists():
         raise SettingsError(
             f"encoder {settings.encoder}: there is no such file or folder; say cmr, random, the weights of a VGG-19, "
             "or the models/encoder of another run"
         )
+    if path.is_dir():
+        load_encoder(path)
+    else:
+        load_vgg(path, settings.encoder_channels)
 
 
 def find_encoder(material: Material, cohort: Cohort, settings: Settings, run: Run) -> Encoder:

@@ -5,6 +5,7 @@ Rahman, Gu 2023, Eq. 2 to 6, with the weights of the cardiac code (methods.md 3.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -66,8 +67,9 @@ class StylizerStage(Stage):
         with torch.no_grad():
             content = self.encoder.vgg(images).relu4_1
             style: Features = self.encoder.vgg(self._styles(step))
-        terms = self._rain(images, content, style, step) if isinstance(self.network, Rain) else {}
-        if isinstance(self.network, AdaConv):
+        if isinstance(self.network, Rain):
+            terms = self._rain(self.network, images, content, style, step)
+        else:
             made = self.network(content, style.relu4_1, (images.shape[2], images.shape[3]))
             terms = self._compared(made, images, content, style)
         loss = torch.stack([weight * term for weight, term in terms.values()]).sum()
@@ -91,15 +93,14 @@ class StylizerStage(Stage):
         )
 
     def _rain(
-        self, images: Tensor, content: Tensor, style: Features, step: int
+        self, network: Rain, images: Tensor, content: Tensor, style: Features, step: int
     ) -> dict[str, tuple[float, Tensor]]:
         """Eq. 2: the content and style losses, and those of the style autoencoder."""
-        assert isinstance(self.network, Rain)
         s = self.settings
         noise = self.share(code_noise(s.stylizer_batch, CHANNELS, seed=self.run.seed, step=step))
         noise = noise.to(content.device, non_blocking=True)
         size = (images.shape[2], images.shape[3])
-        found = self.network(content, style.relu4_1, noise, size, joint=s.joint)
+        found = network(content, style.relu4_1, noise, size, joint=s.joint)
         rebuilt = reconstruction_loss(found.decoded.vector(), found.measured.vector())
         return self._compared(found.images, images, found.target, style) | {
             "loss_kl": (s.kl_weight, divergence(found.code)),
@@ -178,7 +179,7 @@ def divergence(code: StyleCode) -> Float[Tensor, ""]:
 
 
 def learn_stylizer(material: Material, encoder: Encoder, settings: Settings, run: Run) -> Stylizer:
-    """Train the stylizer, and the style autoencoder where asked."""
+    """Train RAIN, or AdaConv without codes."""
     assert material.taught is not None
     seed_torch(run.seed, "stylizer network")
     network = settings.build_stylizer()
@@ -187,13 +188,16 @@ def learn_stylizer(material: Material, encoder: Encoder, settings: Settings, run
     stage = StylizerStage(run, settings, network, encoder, material.content, material.taught)
     rounds, length = settings.auxiliary_rounds("stylizer")
     fit(stage, rounds=rounds, steps_per_round=length)
-    told = {"method": "stylization", "seed": run.seed, "settings": settings.model_dump(mode="json")}
-    told |= {"styles": sorted({place.scan for place in material.taught.table})}
-    stylizer = Stylizer(encoder.to(run.torch_device), network, provenance=told | run.surroundings())
+    stylizer = Stylizer(encoder.to(run.torch_device), network, provenance=_told(material, settings, run))
     _tell_what_is_drawn(stylizer, material, settings, run)
-    if settings.stylizer == "adaconv" and settings.style_vae:
-        stylizer.autoencoder = _learn_codes(stylizer, material.taught, settings, run)
     return stylizer
+
+
+def _told(material: Material, settings: Settings, run: Run) -> dict[str, Any]:
+    """Where a stylizer comes from, as plain JSON."""
+    assert material.taught is not None
+    told = {"method": "stylization", "seed": run.seed, "settings": settings.model_dump(mode="json")}
+    return told | {"styles": sorted({place.scan for place in material.taught.table})} | run.surroundings()
 
 
 @torch.no_grad()
@@ -246,12 +250,12 @@ def _tell_what_is_drawn(stylizer: Stylizer, material: Material, settings: Settin
     )
 
 
-def _learn_codes(
-    stylizer: Stylizer, styles: SliceBank, settings: Settings, run: Run
-) -> DescriptorAutoencoder:
+def learn_codes(stylizer: Stylizer, material: Material, settings: Settings, run: Run) -> Stylizer:
+    """A finished AdaConv with codes for its descriptors: train their autoencoder."""
+    assert material.taught is not None
     seed_torch(run.seed, "style autoencoder")
     autoencoder = settings.build_style_vae().to(run.torch_device)
-    styles = styles.to(run.torch_device)
+    styles = material.taught.to(run.torch_device)
     chosen = [
         choose_styles(styles, settings.stylizer_batch, seed=run.seed, step=i) for i in range(MEASURED_OVER)
     ]
@@ -266,4 +270,6 @@ def _learn_codes(
     stage = StyleVaeStage(run, settings, autoencoder, stylizer, styles)
     rounds, length = settings.auxiliary_rounds("style_vae")
     fit(stage, rounds=rounds, steps_per_round=length)
-    return autoencoder.eval().requires_grad_(False)
+    coded = replace(stylizer, autoencoder=autoencoder, provenance=_told(material, settings, run))
+    _tell_what_is_drawn(coded, material, settings, run)
+    return coded

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
-from crossbeat.methods.stylization.segmentation import asm_step, loss_of, normalised_step, within_reach
+from crossbeat.methods.stylization.segmentation import climbed, loss_of
 from crossbeat.methods.stylization.settings import Settings
 from crossbeat.methods.stylization.stylizer import Stylizer
 from crossbeat.networks.rain import StyleCode
@@ -119,10 +119,10 @@ def along_spread(style: StyleCode, steps: Sequence[float] = SPREADS) -> Float[Te
 def uphill(
     stylizer: Stylizer, segmenter: Segmenter, settings: Settings, batch: Batch, style: StyleCode, ascents: int
 ) -> Float[Tensor, "k d"]:
-    """ψ, and where each of so many steps up the segmentation loss of a batch leads from it, as in training.
+    """ψ, and where each of so many steps up the segmentation loss of a batch leads from it.
 
-    Length and reach of a step are those of the settings, and so is the loss. The batch and all weights stay as they
-    are.
+    Rule, length and reach of a step are those of the settings, and so is the loss. Unlike in training they begin at ψ
+    itself and follow this batch alone, under BatchNorm's running means. All weights stay as they are.
     """
     codes = [style.centre]
     batch = _beside(codes[0], batch)
@@ -131,13 +131,7 @@ def uphill(
         code = codes[-1].clone().requires_grad_()
         loss = _loss(stylizer, segmenter, settings, batch, content, code)
         (gradient,) = torch.autograd.grad(loss, code)
-        if settings.ascent == "asm":
-            moved = codes[-1] + asm_step(gradient, loss.detach(), settings.ascent_rate)
-        else:
-            moved = codes[-1] + normalised_step(gradient, settings.ascent_step)
-        if settings.trust_region:
-            moved = within_reach(moved, style.centre, style.spread, settings.trust_region)
-        codes.append(moved)
+        codes.append(climbed(codes[-1], gradient, loss.detach(), style, settings))
     return torch.cat(codes)
 
 

@@ -22,10 +22,9 @@ from crossbeat.methods.stylization.styles import Material, choose_styles, code_n
 from crossbeat.methods.stylization.stylizer import Stylizer
 from crossbeat.methods.validation import bank_dice
 from crossbeat.networks import lay_out
-from crossbeat.networks.rain import CHANNELS
+from crossbeat.networks.rain import CHANNELS, StyleCode
 from crossbeat.prepare.slices import Batch, SliceBank, global_batch, training_batch
-from crossbeat.training import Run, Stage, average_gradients, constant, one_cycle, polynomial
-from crossbeat.training.distributed import together
+from crossbeat.training import Run, Stage, average, constant, one_cycle, polynomial
 
 
 class Segmentation(Stage):
@@ -188,16 +187,10 @@ class Segmentation(Stage):
 
     @torch.no_grad()
     def _ascend(self, gradient: Tensor, loss: Tensor) -> None:
-        """One step of ε up the loss; with several devices the gradient of their mean loss, the same on each."""
-        s = self.settings
-        gradient, loss = _over_devices(gradient, loss)
-        if s.ascent == "asm":
-            moved = self.epsilon + asm_step(gradient, loss, s.ascent_rate)
-        else:
-            moved = self.epsilon + normalised_step(gradient, s.ascent_step)
-        if s.trust_region:
-            moved = within_reach(moved, self.centre, self.spread, s.trust_region)
-        self.epsilon.copy_(moved)
+        """One step of ε up the loss, the devices' mean: each has the gradient of its own part, 0 for others' codes."""
+        gradient, loss = average(gradient, loss)
+        style = StyleCode(self.centre, self.spread, None)
+        self.epsilon.copy_(climbed(self.epsilon, gradient, loss, style, self.settings))
 
     def _segment(self, image: Tensor) -> Tensor:
         logits: Tensor = self.network(self._as_input(image))
@@ -232,6 +225,21 @@ def loss_of(logits: Float[Tensor, "n k y x"], batch: Batch, s: Settings) -> Floa
     return loss + s.overlap_weight * batch_jaccard_loss(logits, batch.labels, batch.drawn, smooth=s.smooth)
 
 
+def climbed(
+    epsilon: Float[Tensor, "m d"],
+    gradient: Float[Tensor, "m d"],
+    loss: Float[Tensor, ""],
+    style: StyleCode,
+    s: Settings,
+) -> Float[Tensor, "m d"]:
+    """Codes one step up their loss, by the settings' rule, and brought back where that leads too far from the style."""
+    if s.ascent == "asm":
+        moved = epsilon + asm_step(gradient, loss, s.ascent_rate)
+    else:
+        moved = epsilon + normalised_step(gradient, s.ascent_step)
+    return within_reach(moved, style.centre, style.spread, s.trust_region) if s.trust_region else moved
+
+
 def normalised_step(gradient: Float[Tensor, "m d"], step: float) -> Float[Tensor, "m d"]:
     """r g / ‖g‖ for each code, r = step · √d; nowhere where there is no gradient (methods.md 3.8)."""
     norms: Tensor = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
@@ -253,20 +261,6 @@ def within_reach(
     farthest = reach * torch.linalg.vector_norm(spread, dim=1, keepdim=True)
     tiny = torch.finfo(distance.dtype).tiny
     return torch.where(distance > farthest, centre + away * (farthest / distance.clamp_min(tiny)), epsilon)
-
-
-def _over_devices(gradient: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
-    """Means over the devices: each has the gradient of its own part's loss, zero for codes that are not its own."""
-    if not together():
-        return gradient, loss
-    box = [nn.Parameter(gradient.detach().clone()), nn.Parameter(loss.detach().clone().reshape(1))]
-    for parameter in box:
-        parameter.grad = parameter.detach().clone()
-    average_gradients(box)
-    mean_gradient, mean_loss = (p.grad for p in box)
-    assert mean_gradient is not None
-    assert mean_loss is not None
-    return mean_gradient, mean_loss[0]
 
 
 def _twice(batch: Batch) -> Batch:

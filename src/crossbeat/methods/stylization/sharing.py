@@ -1,7 +1,7 @@
 """What decides the encoder and the stylizer, so that arms of a study that agree on it learn them once.
 
 An encoder is the same for all arms that differ in stylizer or segmentation, a stylizer for all that differ in the
-segmentation.
+segmentation or in codes that AdaConv may be given.
 """
 
 from __future__ import annotations
@@ -25,17 +25,23 @@ STYLIZING: Final = frozenset(
     ("stylizer", "stylizer_steps", "stylizer_batch", "stylizer_learning_rate", "stylizer_decay",
      "stylizer_clip_norm", "content_weight", "style_weight", "kl_weight", "reconstruction_weight",
      "structure_weight", "joint", "decoder_start", "pretrain_style", "spread", "deviation", "style_channels",
-     "kernel_size", "layout", "style_vae", "style_vae_steps")
+     "kernel_size", "layout")
 )  # fmt: skip
 """Further ones that the encoder does not know of."""
+CODING: Final = frozenset(("style_vae", "style_vae_steps"))
+"""Further ones that a stylizer does not know of until it has codes."""
 
 
 def decided_by(part: str, settings: Mapping[str, Any]) -> str:
-    """Fingerprint of the settings, as plain JSON, that decide a part: `encoder`, or `stylizer` with its codes.
+    """Fingerprint of the settings, as plain JSON, that decide a part: `encoder`, `stylizer`, or `style_vae`, its codes.
 
     An encoder that is a file or a folder counts by its bytes: one that was replaced is another one.
     """
-    apart = SEGMENTING | STYLIZING if part == "encoder" else SEGMENTING
+    apart = {
+        "encoder": SEGMENTING | CODING | STYLIZING,
+        "stylizer": SEGMENTING | CODING,
+        "style_vae": SEGMENTING,
+    }[part]
     known = {name: value for name, value in settings.items() if name not in apart}
     return fingerprint([known, _bytes_of(settings["encoder"])])
 
