@@ -15,7 +15,7 @@ import pytest
 
 from crossbeat.case import Case, Domain
 from crossbeat.cohort import Cohort, Row
-from crossbeat.errors import FileError, RunError, SettingsError
+from crossbeat.errors import FileError, RunError
 from crossbeat.evaluation import score_case, write_scores
 from crossbeat.labels import UNKNOWN, Structure
 from crossbeat.metrics.surface import hausdorff95, surface_distances
@@ -486,21 +486,21 @@ def test_styles_of_acdc_are_compared_patient_by_patient(
         for frame, dice in ((0, 0.9), (1, 0.7))
     ]
     pd.DataFrame(lines).to_csv(tmp_path / "structure.csv", index=False)
-    monkeypatch.setattr(script, "KEPT", tmp_path / "kept.csv")
-    script.keep(tmp_path)
+    script.keep(tmp_path, tmp_path / "kept.csv")
     kept = pd.read_csv(tmp_path / "kept.csv")
     assert "run" not in kept
     patients = script.by_patient(kept)
-    assert patients.loc[("p4", "MYO"), "stylised"] == pytest.approx(0.8 - 0.025 * 4)
+    assert patients.loc[("rain", "p4", "MYO"), "stylised"] == pytest.approx(0.8 - 0.025 * 4)
     told = script.table(patients)
-    assert [line.split(" | ")[0] for line in told[2:]] == ["| LV", "| MYO", "| RV", "| mean"]
+    assert [line.split(" | ")[:2] for line in told[2:]] == [["| rain", s] for s in script.STRUCTURES]
     assert script.by_phase(kept)[2] == "| LV | 0.000 | −0.225 | p9 −0.450, p8 −0.400 |"
     lost = kept.assign(stylised=kept["stylised"].where(kept["frame"] == 0))
     assert script.by_patient(lost)["stylised"].isna().all(), "a lost ES is not ED alone"
-    with pytest.raises(SettingsError, match="adaconv and rain"):
-        script.by_patient(pd.concat([kept, kept.assign(stylizer="adaconv")]))
+    both = script.table(script.by_patient(pd.concat([kept, kept.assign(stylizer="adaconv")])))
+    assert both[:6] == told
+    assert both[6:] == [line.replace("rain", "adaconv") for line in told[2:]], "each stylizer for itself"
     assert "0.800 ± 0.000" in told[2]
     assert f"−{0.025 * 4.5:.3f}"[:5] in told[2]
     assert "9 of 10" in told[2]
     with pytest.raises(FileError, match="crossbeat stylize --segmenter"):
-        script.keep(tmp_path / "elsewhere")
+        script.keep(tmp_path / "elsewhere", tmp_path / "kept.csv")

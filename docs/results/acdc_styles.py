@@ -18,60 +18,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 from study_tables import STRUCTURES, head, line_of
+from style_tables import by_patient, edges, keep, table
 
-from crossbeat.errors import FileError, SettingsError
 from crossbeat.report.svg import COLOURS
-from crossbeat.report.wording import p_value, signed
-from crossbeat.statistics import bootstrap_interval, holm, wilcoxon
+from crossbeat.report.wording import signed
 
 HERE: Final = Path(__file__).parent
 KEPT: Final = HERE / "acdc_styles.csv"
 FIGURE: Final = HERE.parent / "figures" / "acdc_styles.png"
-COLUMNS: Final = ("subject", "stylizer", "frame", "phase", "structure", "metric", "content", "stylised")
-
-
-def keep(folder: Path) -> None:
-    """What the stylization measured, without paths."""
-    found = folder / "structure.csv"
-    if not found.exists():
-        raise FileError(found, "is not there; `crossbeat stylize --segmenter RUN -o FOLDER` writes it")
-    pd.read_csv(found)[list(COLUMNS)].to_csv(KEPT, index=False, float_format="%.5g", lineterminator="\n")
-
-
-def by_patient(kept: pd.DataFrame) -> pd.DataFrame:
-    """Dice by patient and structure, the mean of ED and ES: a row each, `content` and `stylised` its columns.
-
-    A mean of which a part has no value has none. More than one stylizer raises `SettingsError`.
-    """
-    if len(names := sorted(set(kept["stylizer"]))) > 1:
-        raise SettingsError(f"acdc_styles.csv has {' and '.join(names)}; restyle with one of them")
-    dice = kept[kept["metric"] == "dice"]
-    return dice.groupby(["subject", "structure"])[["content", "stylised"]].agg(lambda x: x.mean(skipna=False))
-
-
-def table(patients: pd.DataFrame) -> list[str]:
-    """A row a structure: both means, the difference with its interval, p by Holm over the structures."""
-    lines = head(("Dice", "As they are", "Stylised", "Difference", "95 % interval", "Lower in", "p"))
-    parts = {s: patients.xs(s, level="structure") for s in STRUCTURES}
-    tests = {s: wilcoxon(part["stylised"], part["content"], list(part.index)).p for s, part in parts.items()}
-    corrected = dict(zip(STRUCTURES[:-1], holm([tests[s] for s in STRUCTURES[:-1]]), strict=True))
-    for s, part in parts.items():
-        difference = part["stylised"] - part["content"]
-        low, high = bootstrap_interval(difference, list(part.index))
-        lines.append(
-            line_of(
-                s,
-                *(
-                    f"{part[column].mean():.3f} ± {part[column].std():.3f}"
-                    for column in ("content", "stylised")
-                ),
-                signed(difference.mean()),
-                f"{signed(low)} to {signed(high)}",
-                f"{(difference < 0).sum()} of {len(part)}",
-                p_value(corrected.get(s, tests[s])),
-            )
-        )
-    return lines
 
 
 def by_phase(kept: pd.DataFrame) -> list[str]:
@@ -109,14 +63,12 @@ def draw(patients: pd.DataFrame, out: Path) -> None:
 def main(words: Sequence[str]) -> None:
     """Keep what is named, tell and draw what is kept."""
     if words:
-        keep(Path(words[0]))
+        keep(Path(words[0]), KEPT)
     kept = pd.read_csv(KEPT)
     patients = by_patient(kept)
-    edges = kept[kept["metric"] == "edge_correlation"]["stylised"]
-    print("\n".join(table(patients)))
-    print("\n" + "\n".join(by_phase(kept)))
-    print(f"\nEdge correlation {edges.mean():.2f} ({edges.min():.2f} to {edges.max():.2f}).")
-    draw(patients, FIGURE)
+    for lines in (table(patients), by_phase(kept), edges(kept)):
+        print("\n".join(lines) + "\n")
+    draw(patients.droplevel("stylizer"), FIGURE)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,27 @@
 """RAIN and AdaConv from their kept scores: the paper's three tables, and tests of what each step adds.
 
 Reads rain_adaconv/scores.csv.gz and cells.csv beside this file, writes rain_adaconv/pairs.csv and prints the tables for
-rain_adaconv/README.md. Run from the repository root: `python docs/results/rain_adaconv.py`.
+rain_adaconv/README.md. Run from the repository root: `python docs/results/rain_adaconv.py [STYLED]`. STYLED is a folder
+of `crossbeat stylize` with a --segmenter, the check of what stylizers leave of hearts; its structure.csv is kept.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 from study_tables import STRUCTURES, compare, head, line_of, table_of_pairs
+from style_tables import by_patient, edges, keep, table
 
 from crossbeat.study.evidence import TARGET, read_evidence
 from crossbeat.study.league import league
 from crossbeat.study.plan import LOWER, UPPER, Study
 
 HERE: Final = Path(__file__).with_name("rain_adaconv")
+STRUCTURE: Final = HERE / "structure.csv"
 PAIRS: Final = {
     ("rain_1", "setting_0"): "RAIN that learnt T2",
     ("rain_2", "setting_0"): "RAIN that learnt LGE",
@@ -135,15 +140,15 @@ def _told(found: pd.DataFrame, arm: str, structure: str, digits: int = 3) -> str
     return f"{values.mean():.{digits}f} ± {values.std():.{digits}f}"
 
 
-def by_arm(table: pd.DataFrame, cells: pd.DataFrame, study: Study) -> list[str]:
+def by_arm(ranks: pd.DataFrame, cells: pd.DataFrame, study: Study) -> list[str]:
     """Dice by structure and HD95 of every arm, how long a training took, and how many slices its segmenter drew.
 
     Times are means over trainings, and what was shared is counted in the arm that learnt it. Arms that search use each
     batch N times, so that as many updates draw fewer slices.
     """
     seconds = cells.groupby("arm", sort=False)["wall_seconds"].mean()
-    dice = table[table["metric"] == "dice"].set_index(["arm", "structure"])
-    far = table[(table["metric"] == "hd95") & (table["unit"] == "mm")].set_index(["arm", "structure"])
+    dice = ranks[ranks["metric"] == "dice"].set_index(["arm", "structure"])
+    far = ranks[(ranks["metric"] == "hd95") & (ranks["unit"] == "mm")].set_index(["arm", "structure"])
     lines = head(("Arm", *STRUCTURES, "95 % interval", "HD95, mm", "Seconds", "Slices drawn"))
     for arm in (name for name in study.arms if name in seconds.index):
         rows = [dice.loc[(arm, structure)] for structure in STRUCTURES]
@@ -157,19 +162,24 @@ def by_arm(table: pd.DataFrame, cells: pd.DataFrame, study: Study) -> list[str]:
     return lines
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Print the tables in the order of the page; those that need both bounds where they are there."""
+    if words:
+        keep(Path(words[0]), STRUCTURE)
     evidence = read_evidence(HERE)
     ranked = evidence.scores[evidence.scores["part"] == TARGET]
     parts = []
     if {LOWER, UPPER, evidence.study.reference} <= set(evidence.cells["arm"]):
-        table = league(ranked, reference=evidence.study.reference)
+        ranks = league(ranked, reference=evidence.study.reference)
         pairs = compare(ranked, PAIRS)
         pairs.to_csv(HERE / "pairs.csv", index=False, float_format="%.6g", lineterminator="\n")
-        parts += [by_arm(table, evidence.cells, evidence.study), table_of_pairs(pairs)]
+        parts += [by_arm(ranks, evidence.cells, evidence.study), table_of_pairs(pairs)]
     parts += [by_setting(ranked), by_network(ranked), by_ascents(ranked)]
+    if STRUCTURE.exists():
+        kept = pd.read_csv(STRUCTURE)
+        parts += [table(by_patient(kept)), edges(kept)]
     print("\n\n".join("\n".join(lines) for lines in parts))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
