@@ -229,10 +229,10 @@ def _panel(axes: Axes, column: Column, run: int | None) -> None:
     axes.imshow(column.image, cmap="gray", vmin=low, vmax=high, aspect=dy / dx, interpolation="bilinear")
     coloured = column.reference if run is None else column.predicted[run]
     for structure in (Structure.MYO, Structure.RV, Structure.LV):
-        _outline(axes, coloured == structure, colors=COLOURS[structure.name], linewidths=1.8)
+        outline(axes, coloured == structure, colors=COLOURS[structure.name], linewidths=1.8)
     if run is not None:
         for structure in TRAINED:
-            _outline(
+            outline(
                 axes, column.reference == structure, colors="white", linewidths=0.8, linestyles=[(0, (3, 3))]
             )
         axes.text(
@@ -248,7 +248,8 @@ def _panel(axes: Axes, column: Column, run: int | None) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _outline(axes: Axes, mask: NDArray[np.bool_], **style: object) -> None:
+def outline(axes: Axes, mask: NDArray[np.bool_], **style: object) -> None:
+    """Draw the border of a mask, where it has any."""
     if mask.any():
         axes.contour(mask.astype(float), [0.5], **style)
 
