@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import ndimage
-from sides import Line, parser, take_turns, tell
+from sides import parser, take_turns, tell
 from torch import Tensor
 
 from crossbeat.prepare.augment import RANDOM_CONTRAST, STANDARD, Augmentation, apply, draw
@@ -48,8 +48,8 @@ def main() -> None:
     for name, settings in KINDS.items():
         ours = batched(settings, image.to(options.device), labels.to(options.device), options.size)
         theirs = one_by_one(monai_transforms(name, settings, options.size), image, labels)
-        one, other = (options.batch / seconds for seconds in take_turns(ours, theirs, options.rounds))
-        lines.append(Line(name, "MONAI's transforms", "im/s", one, other))
+        turns = take_turns(ours, theirs, options.rounds)
+        lines.append(turns.line(name, "MONAI's transforms", "im/s", options.batch))
     tell(f"Augmentation of {options.size}-pixel slices", lines, options)
 
 

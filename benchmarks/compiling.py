@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import tempfile
 import time
 
@@ -39,12 +40,12 @@ def measure(network: str, options: argparse.Namespace) -> tuple[Line, dict[str, 
     compiled(batch)
     wait()
     first = time.perf_counter() - start
-    ours, theirs = take_turns(lambda _: compiled(batch), lambda _: plain(batch), options.rounds)
+    turns = take_turns(lambda _: compiled(batch), lambda _: plain(batch), options.rounds)
+    ours, theirs = statistics.median(turns.ours), statistics.median(turns.theirs)
     earned = None if ours >= theirs else round((first - theirs) / (theirs - ours))
     told = "never" if earned is None else f"in {earned} updates"
     print(f"{network}: the first compiled update takes {number(first)} s, which is earned back {told}")
-    rates = options.batch / ours, options.batch / theirs
-    line = Line(f"{network}, compiled", "not compiled", "im/s", *rates)
+    line = turns.line(f"{network}, compiled", "not compiled", "im/s", options.batch)
     return line, {"network": network, "first_update_s": first, "earned_back_after_updates": earned}
 
 

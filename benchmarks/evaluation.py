@@ -124,8 +124,8 @@ def main() -> None:
         ("MONAI's five", monai_all, 2.0),
         ("surface-distance's five", deepmind_all, 2.0),
     ):
-        one, other = take_turns(ours, rival(predicted, case), options.rounds)
-        lines.append(Line("five scores of a volume", name, "ms", 1000 * one, 1000 * other, aim))
+        turns = take_turns(ours, rival(predicted, case), options.rounds)
+        lines.append(turns.line("five scores of a volume", name, "ms", 1000, aim))
     lines.append(all_cores(3))
     tell(f"Evaluation of {SLICES} slices of {SIDE} × {SIDE}, three structures", lines, options)
 

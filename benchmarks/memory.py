@@ -114,20 +114,18 @@ def main() -> None:
     rows.IN_MEMORY = 2**60
     held = build_bank(cohort(FEW // 10), settings.preparation)
     loop = Loop(settings, options)
-    seconds = take_turns(feeding(mapped, settings, loop), feeding(held, settings, loop), options.rounds)
-    ours, theirs = (5 * settings.batch_size / s for s in seconds)
+    turns = take_turns(feeding(mapped, settings, loop), feeding(held, settings, loop), options.rounds)
     print(
         f"{len(mapped)} slices, {number(size / 1e6)} MB on disk; largest memory of the process {number(after_reading)} "
         f"MB after reading them, {number(peak_mb())} MB at the end, of which the system may take back what is mapped"
     )
     lines = [
         Line(f"training on {FEW} slices of 224", "3 GB", "MB", alone, LIMIT_MB, 1.0),
-        Line(
+        turns.line(
             f"{len(mapped)} slices, {size / 1e9:.1f} GB in a file, {memory_mb() / 1e3:.1f} GB of memory",
             f"{len(held)} in memory",
             "im/s",
-            ours,
-            theirs,
+            5 * settings.batch_size,
             0.8,
         ),
     ]

@@ -9,14 +9,13 @@ after two to warm up. Fetching freed pages anew costs most where arrays are larg
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
-from sides import Line, parser, tell
+from sides import Turns, parser, tell
 
 from crossbeat.devices import keep_freed_memory
 from crossbeat.methods import supervised
@@ -64,8 +63,8 @@ def main() -> None:
             [seconds(kept, network, size, count, options.threads) for kept in (True, False)]
             for _ in range(options.rounds)
         ]
-        ours, theirs = (count / statistics.median(side) for side in zip(*turns, strict=True))
-        lines.append(Line(f"{network}, {count} of {size} pixels", "pages given back", "im/s", ours, theirs))
+        both = Turns(*zip(*turns, strict=True))
+        lines.append(both.line(f"{network}, {count} of {size} pixels", "pages given back", "im/s", count))
     tell("Freed memory kept", lines, options)
 
 

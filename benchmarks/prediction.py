@@ -113,14 +113,13 @@ def main() -> None:
         before = peak_mb()
         stills = write_scans(room / "stills", options.scans, (1, 12, 256, 256))
         for name, rival, aim in (("MONAI", plain, 3.0), ("MONAI in our layout", segmenter.network, 3.0)):
-            ours, theirs = take_turns(
+            turns = take_turns(
                 lambda turn: crossbeat_side(segmenter, stills, room / "ours" / f"{turn}"),
                 lambda turn, rival=rival: monai_side(rival, stills, room / "theirs", options.device),  # type: ignore[misc]
                 options.rounds,
                 warm=0,
             )
-            rates = options.scans / ours, options.scans / theirs
-            lines.append(Line(f"{options.scans} stills", name, "scan/s", *rates, aim))
+            lines.append(turns.line(f"{options.scans} stills", name, "scan/s", options.scans, aim))
     print(
         f"largest memory of the process: {number(before)} MB after the cine, {number(peak_mb())} MB at the end"
     )

@@ -50,7 +50,8 @@ def main() -> int:
         found.append(json.loads(file.read_text(encoding="utf-8")))
     for record in found:
         print(f"\n{record['title']}\n{record['machine']}")
-        print_lines([Line(**{k: v for k, v in line.items() if k != "ratio"}) for line in record["lines"]])
+        given = [{k: v for k, v in line.items() if k not in ("ratio", "verdict")} for line in record["lines"]]
+        print_lines([Line(**line) for line in given])
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

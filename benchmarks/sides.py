@@ -33,6 +33,8 @@ class Line:
     theirs: float
     aim: float | None = None
     """Least ratio that was aimed at; None: none was."""
+    spread: tuple[float, float] | None = None
+    """Quartiles of the ratio over turns; None: there was one alone, or sides had no turns."""
 
     @property
     def ratio(self) -> float:
@@ -47,6 +49,27 @@ class Line:
         return f"≥ {self.aim:g}: {'reached' if self.ratio >= self.aim else 'missed'}"
 
 
+@dataclass(frozen=True)
+class Turns:
+    """Seconds of each turn of both sides; turns of one number met the same noise."""
+
+    ours: Sequence[float]
+    theirs: Sequence[float]
+
+    def line(self, what: str, against: str, unit: str, amount: float, aim: float | None = None) -> Line:
+        """The sides' medians and the ratio's quartiles over turns.
+
+        `amount` is how much a turn does, where the unit is a rate; else how many of the unit a second has.
+        """
+        both = (statistics.median(self.ours), statistics.median(self.theirs))
+        ours, theirs = (amount / s if unit.endswith("/s") else amount * s for s in both)
+        ratios = [theirs / ours for ours, theirs in zip(self.ours, self.theirs, strict=True)]
+        quartiles = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else []
+        return Line(
+            what, against, unit, ours, theirs, aim, (quartiles[0], quartiles[2]) if quartiles else None
+        )
+
+
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """Options that every script has."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -58,8 +81,8 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def take_turns(
     ours: Callable[[int], object], theirs: Callable[[int], object], rounds: int, warm: int = 2
-) -> tuple[float, float]:
-    """Median seconds of each side, which take turns; the first `warm` rounds are not counted."""
+) -> Turns:
+    """Seconds of each side, which take turns; the first `warm` rounds are not counted."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for step in range(rounds + warm):
         for go, into in zip((ours, theirs), seconds, strict=True):
@@ -69,7 +92,7 @@ def take_turns(
             wait()
             if step >= warm:
                 into.append(time.perf_counter() - start)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+    return Turns(*seconds)
 
 
 def wait() -> None:
@@ -83,18 +106,19 @@ def tell(title: str, lines: Sequence[Line], options: argparse.Namespace, **facts
     print(f"\n{title}\n{surroundings(options)}")
     print_lines(lines)
     if options.json:
-        found = [asdict(line) | {"ratio": line.ratio} for line in lines]
+        found = [asdict(line) | {"ratio": line.ratio, "verdict": line.verdict} for line in lines]
         record = {"title": title, "machine": surroundings(options), "lines": found, **facts}
         options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def print_lines(lines: Sequence[Line]) -> None:
     """The table that all benchmarks end in."""
-    print(f"{'':58}{'ours':>9}{'theirs':>9} {'':7}{'ratio':>6}  aim")
+    print(f"{'':58}{'ours':>9}{'theirs':>9} {'':7}{'ratio':>6}  {'quartiles':12}  aim")
     for line in lines:
         name = f"{line.what}, against {line.against}"
         told = f"{name[:58]:58}{number(line.ours):>9}{number(line.theirs):>9} {line.unit:7}{line.ratio:6.2f}"
-        print(f"{told}  {line.verdict}".rstrip())
+        spread = "" if line.spread is None else "{:.2f} to {:.2f}".format(*line.spread)
+        print(f"{told}  {spread:12}  {line.verdict}".rstrip())
 
 
 def surroundings(options: argparse.Namespace) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
 import tempfile
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 from hearts import cohort
-from sides import Line, parser, tell, wait
+from sides import Line, Turns, parser, tell, wait
 
 from crossbeat.methods import METHODS
 from crossbeat.methods.propagation import registration
@@ -185,8 +184,9 @@ def measure(name: str, options: argparse.Namespace) -> Line:
             method.carry_out(scans, method.settings.of(changes), run, "benchmark")
     finally:
         step.stage.update = timed.update  # type: ignore[method-assign]
-    ours, theirs = (GROUP / statistics.median(side[2:]) for side in (timed.ours, timed.theirs))
-    return Line(name, "its bare loop", "/s", ours, theirs, 0.9)
+    return Turns(timed.ours[2:], timed.theirs[2 : len(timed.ours)]).line(
+        name, "its bare loop", "/s", GROUP, 0.9
+    )
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from augmentation import monai_transforms
 from hearts import cohort
-from sides import Line, parser, tell, wait
+from sides import Line, Turns, parser, tell, wait
 from torch import Tensor
 
 from crossbeat.losses.segmentation import segmentation_loss
@@ -93,21 +93,22 @@ def measure(network: str, options: argparse.Namespace) -> list[Line]:
         run = Run(Path(folder) / "run", device=options.device, progress=False, compile=options.compile)
         supervised.Segmentation.update = lambda stage, step: timed(stage, step)  # type: ignore[method-assign]
         METHODS["supervised"].carry_out(cohort(options.scans), settings, run, "benchmark")
-    group = statistics.median(seconds for i, seconds in enumerate(timed.ours) if i not in (0, half - 1))
+    counted = [i for i in range(len(timed.ours)) if i not in (0, half - 1)]
+    group = statistics.median(timed.ours[i] for i in counted)
     end = max(0.0, timed.ours[half - 1] - group)
-    images = GROUP * options.batch
-    ours = images / (group + end * GROUP / ROUND)
     print(f"{network}: {1000 * group / GROUP:.1f} ms an update, {end:.2f} s the end of a round")
-    theirs = {name: images / statistics.median(turns[1:]) for name, turns in timed.theirs.items()}
-    on_gpu = options.device.startswith("cuda")
-    lines = [Line(network, "bare loop", "im/s", ours, theirs.pop("bare"), 0.95 if on_gpu else 0.9)]
+    ours = [timed.ours[i] + end * GROUP / ROUND for i in counted]
+    theirs = {name: Turns(ours, [turns[i] for i in counted]) for name, turns in timed.theirs.items()}
+    on_gpu, images = options.device.startswith("cuda"), GROUP * options.batch
+    lines = [theirs.pop("bare").line(network, "bare loop", "im/s", images, 0.95 if on_gpu else 0.9)]
     aim = None if network != "dilated_resunet" else 5.0 if on_gpu else 1.5
     for side, wanted in (("MONAI,", aim), ("MONAI in", aim)):
-        best = max(
-            (name for name in theirs if name.startswith(side)), key=lambda name: theirs[name], default=""
-        )
-        if best:
-            lines.append(Line(network, best, "im/s", ours, theirs[best], wanted))
+        found = [
+            turns.line(network, name, "im/s", images, wanted)
+            for name, turns in theirs.items()
+            if name.startswith(side)
+        ]
+        lines += [max(found, key=lambda line: line.theirs)] if found else []
     return lines
 
 

@@ -36,22 +36,33 @@ def test_a_ratio_above_one_is_in_our_favour(sides: ModuleType, unit: str, ratio:
 
 def test_sides_take_turns_and_the_first_ones_do_not_count(sides: ModuleType) -> None:
     turns: list[str] = []
-    medians = sides.take_turns(lambda k: turns.append(f"a{k}"), lambda k: turns.append(f"b{k}"), 3, warm=1)
+    found = sides.take_turns(lambda k: turns.append(f"a{k}"), lambda k: turns.append(f"b{k}"), 3, warm=1)
     assert turns == ["a0", "b0", "a1", "b1", "a2", "b2", "a3", "b3"]
-    assert len(medians) == 2
+    assert len(found.ours) == len(found.theirs) == 3
+
+
+def test_turns_tell_medians_and_the_quartiles_of_their_ratio(sides: ModuleType) -> None:
+    """Ours 1, 2 and 4 s, theirs 2, 8 and 4 s: medians 2 and 4, ratios by turn 2, 4 and 1, quartiles 1.5 and 3."""
+    turns = sides.Turns([1.0, 2.0, 4.0], [2.0, 8.0, 4.0])
+    rate = turns.line("this", "that", "im/s", 10, 1.5)
+    assert (rate.ours, rate.theirs, rate.ratio, rate.spread) == (5.0, 2.5, 2.0, (1.5, 3.0))
+    time = turns.line("this", "that", "ms", 1000)
+    assert (time.ours, time.theirs, time.ratio, time.spread) == (2000.0, 4000.0, 2.0, (1.5, 3.0))
+    assert sides.Turns([1.0], [2.0]).line("this", "that", "s", 1).spread is None
 
 
 def test_what_was_measured_is_written_and_read_back_as_a_table(
     sides: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = argparse.Namespace(device="cpu", threads=2, json=tmp_path / "found.json")
-    sides.tell("A title", [sides.Line("this", "that", "im/s", 123.4, 61.7, 1.5)], options)
+    sides.tell("A title", [sides.Line("this", "that", "im/s", 123.4, 61.7, 1.5, (1.9, 2.1))], options)
     record = json.loads((tmp_path / "found.json").read_text())
     assert record["lines"][0]["ratio"] == 2.0
+    assert record["lines"][0]["verdict"] == "≥ 1.5: reached"
     told = capsys.readouterr().out
     assert "A title" in told
     assert "this, against that" in told
-    assert "2.00  ≥ 1.5: reached" in told
+    assert "2.00  1.90 to 2.10  ≥ 1.5: reached" in told
 
 
 def test_a_benchmark_that_there_is_not_is_refused_with_those_that_there_are() -> None:

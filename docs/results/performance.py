@@ -45,15 +45,15 @@ def number(value: float) -> str:
 
 
 def table(record: Mapping[str, Any]) -> Iterator[str]:
-    """A comparison a line, with what was aimed at."""
+    """A comparison a line: the ratio of medians (its quartiles over turns), and what was aimed at."""
     yield f"{record['title']}. {record['machine']}"
     yield ""
     yield from head(("What", "Against", "Ours", "Theirs", "", "Ratio", "Aim"))
     for line in record["lines"]:
-        aim = line["aim"]
-        told = "–" if aim is None else f"≥ {aim:g}, {'reached' if line['ratio'] >= aim else 'missed'}"
-        numbers = (number(line["ours"]), number(line["theirs"]), line["unit"], f"{line['ratio']:.2f}")
-        yield line_of(line["what"], line["against"], *numbers, told)
+        spread = line.get("spread")
+        ratio = f"{line['ratio']:.2f}" + ("" if spread is None else " ({:.2f} to {:.2f})".format(*spread))
+        numbers = (number(line["ours"]), number(line["theirs"]), line["unit"], ratio)
+        yield line_of(line["what"], line["against"], *numbers, line["verdict"] or "–")
 
 
 def table_of_growth(cells: pd.DataFrame) -> Iterator[str]:
