@@ -443,9 +443,42 @@ def test_a_stylizer_says_how_its_slices_come_out(
     )
 
 
+def test_adaconv_begins_as_the_decoder_that_gave_images_back(
+    cohort: Cohort, tmp_path: Path, encoder: Encoder
+) -> None:
+    still = {"stylizer": "adaconv", "stylizer_learning_rate": 1e-30}
+    decoded = replace(encoder, decoder=Decoder())
+    assert decoded.decoder is not None
+    material = material_of(cohort, tmp_path / "read", **still)
+    found = {}
+    for name, changes in {
+        "begun": {},
+        "late": {"layout": "late"},
+        "random": {"decoder_start": "random"},
+    }.items():
+        settings = settings_of(**still, **changes)
+        network = learn_stylizer(material, decoded, settings, quiet_run(tmp_path / name)).network
+        assert isinstance(network, AdaConv)
+        found[name] = state_of(network.decoder.levels)
+    theirs = state_of(decoded.decoder.levels)
+    assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(found["begun"], theirs, strict=True))
+    assert not alike(found["random"], theirs)
+    assert len(found["late"]) == len(theirs), "nine convolutions, at other levels"
+
+
+def test_adaconvs_rate_rises_at_first_and_rains_does_not() -> None:
+    rates = {name: settings_of(stylizer=name, stylizer_decay=0.5) for name in ("rain", "adaconv")}
+    assert [rates["rain"].stylizer_rate(step) for step in (0, 2)] == [1, 0.5]
+    found = [rates["adaconv"].stylizer_rate(step) for step in (0, 49, 99, 198)]
+    assert found == pytest.approx([0.01, 0.5 / 25.5, 1 / 50.5, 1 / 100])
+    assert settings_of(stylizer="adaconv", profile="code", stylizer_decay=0.0).stylizer_rate(0) == 1
+    assert settings_of(stylizer_warm_up=4, stylizer_decay=0.0).stylizer_rate(1) == 0.5
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("stylizer", ["rain", "adaconv"])
 def test_what_is_stylised_still_shows_the_heart(
-    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str], stylizer: str
 ) -> None:
     """From random weights, or with filters that explode, it is a plaid, or white all over."""
     learns = {
@@ -456,7 +489,7 @@ def test_what_is_stylised_still_shows_the_heart(
     encoder = find_encoder(material, cohort, settings_of(**learns), quiet_run(tmp_path / "learnt"))
     found = {}
     for start in ("encoder", "random"):
-        settings = settings_of(**learns, decoder_start=start)
+        settings = settings_of(**learns, stylizer=stylizer, decoder_start=start)
         learn_stylizer(material, encoder, settings, quiet_run(tmp_path / start))
         told = re.search(r"edge correlation (-?\d\.\d\d)", " ".join(capsys.readouterr().err.split()))
         assert told

@@ -23,7 +23,8 @@ from crossbeat.methods.stylization.segmentation import (
     within_reach,
 )
 from crossbeat.methods.stylization.styles import Material
-from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder, calibrate
+from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder
+from crossbeat.networks.adaconv_starts import calibrate
 from crossbeat.networks.rain import Rain
 from crossbeat.networks.vgg import Vgg, normalise_activations
 from crossbeat.prepare.slices import Batch, Slice, SliceBank

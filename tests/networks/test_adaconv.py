@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from crossbeat.errors import SettingsError
 from crossbeat.losses.style import kl_divergence, reconstruction_loss
+from crossbeat.networks import adaconv_starts
 from crossbeat.networks.adaconv import (
     AdaConv,
     AdaConvDecoder,
@@ -22,9 +23,9 @@ from crossbeat.networks.adaconv import (
     Kernels,
     StyleEncoder,
     adaconv,
-    calibrate,
 )
-from crossbeat.networks.vgg import Vgg, normalise_activations
+from crossbeat.networks.adaconv_starts import begin_as, calibrate
+from crossbeat.networks.vgg import Decoder, Vgg, normalise_activations
 
 LEVELS = [(512, 1), (256, 2), (128, 4), (64, 8)]  # channels, and those that a kernel sees
 
@@ -293,6 +294,36 @@ def test_training_begins_with_images_as_bright_and_as_contrasted_as_the_styles()
     calibrate(late, content, style, images)
     assert torch.equal(late.decoder.levels[-1][-1].weight, before)
     assert float(late.describe(style).detach().square().mean()) == pytest.approx(1, rel=1e-4)
+
+
+def test_it_can_begin_as_a_decoder_behind_the_styles_mean_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Level by level: contents normalised, given mean deviation and mean of the styles, and decoded."""
+    torch.manual_seed(0)
+    network, decoder = AdaConv(style_channels=16), Decoder()
+    content, style = features(2, 4, 5), features(3, 6, 5, seed=1)
+    monkeypatch.setattr(adaconv_starts, "FAINT", 0.0)
+    begin_as(network, decoder, style)
+    x, told = content, style
+    with torch.no_grad():
+        for depth, level in enumerate(decoder.levels):
+            if depth:
+                x, told = (F.relu(f).repeat_interleave(2, 2).repeat_interleave(2, 3) for f in (x, told))
+            deviation = (told.var(dim=(2, 3)) + 1e-5).sqrt().mean(dim=0)[:, None, None]
+            x = F.instance_norm(x) * deviation + told.mean(dim=(0, 2, 3))[:, None, None]
+            for i, convolution in enumerate(level.children()):
+                x, told = (convolution(F.relu(f) if i else f) for f in (x, told))
+        assert_alike(network.stylise(content, network.describe(style)[:1], (32, 40)), x, share=0.02)
+    monkeypatch.setattr(adaconv_starts, "FAINT", 0.1)
+    torch.manual_seed(0)
+    faint = AdaConv(style_channels=16)
+    begin_as(faint, decoder, style)
+    descriptors = faint.describe(style)
+    point = torch.zeros(3, 3)
+    point[1, 1] = 1
+    assert torch.equal(descriptors[:, 0], point.expand(3, 3, 3)), "whatever the style"
+    assert (descriptors[0, 1:] - descriptors[1, 1:]).abs().max() > 0.1
+    faint.stylise(content, descriptors[:2], (32, 40)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in faint.parameters())
 
 
 def test_neither_scale_nor_offset_of_a_channel_is_content() -> None:

@@ -38,7 +38,6 @@ KERNEL_SIZE: Final = 3
 POOLED: Final = 4  # side of what the style encoder mixes: a style image of 256 pixels, halved six times
 LEAK: Final = 0.01  # slope of LeakyReLU below zero
 GROUP_WIDTHS: Final = (1, 2, 4, 8)  # channels that a predicted kernel sees at once, from relu4_1 up
-FLAT: Final = 1e-3  # deviation of images in [0, 1] below which they show nothing to begin at
 ROUNDING: Final = 1e-5  # of a descriptor's size: what differs by less is the same style in another batch
 
 Layout = Literal["mirror", "late"]
@@ -239,38 +238,6 @@ class AdaConv(nn.Module):
         """
         images: Tensor = self.decoder(content, descriptor, size)
         return images
-
-
-@torch.no_grad()
-def calibrate(
-    network: AdaConv,
-    content: Float[Tensor, "n 512 v u"],
-    style: Float[Tensor, "n 512 q p"],
-    images: Float[Tensor, "n c y x"],
-) -> None:
-    """Let training begin with descriptors of mean square 1, and images as bright and as full of contrast as `images`.
-
-    In place, by the scale of what makes descriptors and by the last convolution; `content` and `style` are relu4_1 of
-    both, `images` those of the style. Random weights draw noise of more contrast than any image, and an encoder that
-    was levelled on images answers it far above what it answers them, so that most of a short training would go to
-    turning it down. Of a layout that ends in a sigmoid the last convolution is let be. Images without contrast leave
-    everything as it is.
-    """
-    deviation = images.float().std()
-    if not deviation > FLAT:
-        return
-    descriptors = network.describe(style)
-    network.style_encoder.mix.weight.div_(descriptors.float().square().mean().sqrt())
-    if not isinstance(network.decoder.last, nn.Identity):
-        return
-    size = (images.shape[2], images.shape[3])
-    last = next(reversed(list(network.decoder.levels.modules())))
-    assert isinstance(last, nn.Conv2d)
-    assert last.bias is not None
-    factor = deviation / network(content, style, size).float().std()
-    last.weight.mul_(factor)
-    last.bias.mul_(factor)
-    last.bias.add_(images.float().mean() - network(content, style, size).float().mean())
 
 
 class DescriptorAutoencoder(nn.Module):

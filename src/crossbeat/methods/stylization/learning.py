@@ -25,7 +25,8 @@ from crossbeat.methods.stylization.encoder import Encoder
 from crossbeat.methods.stylization.settings import Settings
 from crossbeat.methods.stylization.styles import Material, choose_styles, code_noise, style_images
 from crossbeat.methods.stylization.stylizer import Stylizer
-from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder, calibrate
+from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder
+from crossbeat.networks.adaconv_starts import begin_as, calibrate
 from crossbeat.networks.rain import CHANNELS, Rain, StyleCode
 from crossbeat.networks.vgg import Features
 from crossbeat.prepare.slices import SliceBank, training_batch
@@ -79,7 +80,7 @@ class StylizerStage(Stage):
     def configure_optimizers(self) -> Any:
         s = self.settings
         optimizer = torch.optim.Adam(self.network.parameters(), lr=s.stylizer_learning_rate)
-        return [optimizer], [LambdaLR(optimizer, lambda step: 1 / (1 + s.decay * step))]
+        return [optimizer], [LambdaLR(optimizer, lambda step: s.stylizer_rate(step))]  # kept by no checkpoint
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -204,23 +205,27 @@ def _told(material: Material, settings: Settings, run: Run) -> dict[str, Any]:
 def _begin(
     network: Rain | AdaConv, encoder: Encoder, material: Material, settings: Settings, run: Run
 ) -> None:
-    """RAIN's decoder as the encoder's, which has its shape; AdaConv at the scale of the first batch of styles."""
+    """As the decoder that gave images back from the encoder; AdaConv with the mean statistics of some styles.
+
+    Without such a decoder RAIN's begins with random weights, and AdaConv, as in the layout "late", with random ones at
+    the scale of the styles.
+    """
     assert material.taught is not None
     if isinstance(network, AdaConv):
-        contents = training_batch(
-            material.content, settings.stylizer_batch, settings.turns, seed=run.seed, step=0
-        ).image
-        chosen = choose_styles(material.taught, settings.stylizer_batch, seed=run.seed, step=0)
-        styles = style_images(material.taught, chosen, settings.turns, seed=run.seed, step=0)
+        chosen = choose_styles(material.taught, LOOKED_AT, seed=run.seed, step=0)
+        styles = style_images(material.taught, chosen, seed=run.seed).cpu()
         device = next(encoder.vgg.parameters()).device
-        content, style = (encoder.vgg(images.to(device)).relu4_1.cpu() for images in (contents, styles))
-        calibrate(network, content, style, styles.cpu())
-    elif encoder.decoder is None:
+        style = encoder.vgg(styles.to(device)).relu4_1.cpu()
+        if encoder.decoder is not None and settings.layout == "mirror":
+            begin_as(network, encoder.decoder.cpu(), style)
+        else:
+            calibrate(network, style, style, styles)
+    elif encoder.decoder is not None:
+        network.decoder.load_state_dict(encoder.decoder.state_dict())
+    else:
         run.note(
             f"stylizer rain: encoder {encoder.source} has no decoder, so RAIN's begins with random weights"
         )
-    else:
-        network.decoder.load_state_dict(encoder.decoder.state_dict())
 
 
 @torch.no_grad()

@@ -41,6 +41,7 @@ PAPER: Final[Mapping[str, Any]] = {
     "deviation": "free",
     "style_channels": 512,
     "stylizer_decay": None,
+    "stylizer_warm_up": 0,
     "decoder_start": "random",
     "stylizer_clip_norm": 0.0,
     "match_updates": False,
@@ -66,6 +67,8 @@ CONTENT_WEIGHT: Final = {
     "adaconv": 1.0,
 }  # Few-shot-UDA; RElbers/ada-conv-pytorch (methods.md 3.2, 3.6)
 STYLE_WEIGHT: Final = {"rain": 5.0, "adaconv": 10.0}
+WARM_UP: Final = {"adaconv": 100}
+"""Its layers are so wide that full first steps undo where it begins; BUVANEASH/AdaConv's rate rises, too (3.6)."""
 PUBLISHED_DECAY: Final = {"rain": 0.0, "adaconv": 2e-4}
 """Few-shot-UDA's falls by the epoch, next to nothing; RElbers/ada-conv-pytorch (methods.md 3.2, 3.6)."""
 
@@ -177,6 +180,11 @@ class Settings(Recipe):
         5e-5,
         ge=0,
         description="d in rate / (1 + d · step); null: as published, RAIN 0, AdaConv 2e-4",
+    )
+    stylizer_warm_up: int | None = Field(
+        None,
+        ge=0,
+        description="updates in which the rate rises to its highest; null: 100 for AdaConv, else none, as published",
     )
     decoder_start: Literal["encoder", "random"] = Field(
         "encoder",
@@ -306,6 +314,11 @@ class Settings(Recipe):
     def decay(self) -> float:
         """d in rate / (1 + d · step) of the stylizer, 0 where there is none."""
         return PUBLISHED_DECAY.get(self.stylizer, 0.0) if self.stylizer_decay is None else self.stylizer_decay
+
+    def stylizer_rate(self, step: int) -> float:
+        """The share of `stylizer_learning_rate` that a step has: a rise, and a slow fall beside it."""
+        rise = WARM_UP.get(self.stylizer, 0) if self.stylizer_warm_up is None else self.stylizer_warm_up
+        return min(1.0, (step + 1) / rise if rise else 1.0) / (1 + self.decay * step)
 
     def auxiliary_rounds(self, name: Literal["encoder", "stylizer", "style_vae"]) -> tuple[int, int]:
         """As `rounds`, of another stage, whose updates are the setting `<name>_steps`."""

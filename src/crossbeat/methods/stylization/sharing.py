@@ -22,7 +22,7 @@ SEGMENTING: Final = frozenset(
 )  # fmt: skip
 """Settings that neither encoder nor stylizer knows of. One that is not named here is taken to matter."""
 STYLIZING: Final = frozenset(
-    ("stylizer", "stylizer_steps", "stylizer_batch", "stylizer_learning_rate", "stylizer_decay",
+    ("stylizer", "stylizer_steps", "stylizer_batch", "stylizer_learning_rate", "stylizer_decay", "stylizer_warm_up",
      "stylizer_clip_norm", "content_weight", "style_weight", "kl_weight", "reconstruction_weight",
      "structure_weight", "joint", "decoder_start", "pretrain_style", "spread", "deviation", "style_channels",
      "kernel_size", "layout")
