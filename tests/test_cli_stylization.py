@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -253,6 +254,14 @@ def test_without_a_filter_the_test_split_of_the_source_is_restyled(
         ("b0_rain", "bssfp_as_lge"),
         ("l0_rain", "lge_as_lge"),
     ]
+
+
+def test_a_run_that_found_its_stylizer_keeps_its_own_settings(rain: Path, tmp_path: Path) -> None:
+    """stylizer.json tells those of the arm that learnt it."""
+    shutil.copytree(rain / "models" / "stylizer", tmp_path / "models" / "stylizer")
+    theirs = load_stylizers([tmp_path], torch.device("cpu"))[0].settings
+    (tmp_path / "settings.yaml").write_text(f"epsilon_rounds: {theirs.uses + 4}\n")
+    assert load_stylizers([tmp_path], torch.device("cpu"))[0].settings.uses == theirs.uses + 4
 
 
 # --- whose styles ------------------------------------------------------------------------------------

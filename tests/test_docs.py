@@ -103,6 +103,14 @@ def test_every_make_target_on_a_page_exists(path: Path) -> None:
     assert set(named) <= targets
 
 
+USED = [*PAGES, *(ROOT / "recipes").glob("*.yaml"), *(ROOT / "studies").glob("*.yaml")]
+
+
+@pytest.mark.parametrize("path", USED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_user_is_sent_to_design_notes(path: Path) -> None:
+    assert path.name == "CONTRIBUTING.md" or "methods.md" not in path.read_text(encoding="utf-8")
+
+
 @page
 def test_no_page_is_left_with_a_gap_to_fill(path: Path) -> None:
     assert not re.search(r"\b(TODO|FIXME|TBD|XXX|RESULTS)\b", path.read_text(encoding="utf-8"))

@@ -20,6 +20,7 @@ import pandas as pd
 from study_tables import STRUCTURES, head, line_of
 from style_tables import by_patient, edges, keep, table
 
+from crossbeat.errors import SettingsError
 from crossbeat.report.svg import COLOURS
 from crossbeat.report.wording import signed
 
@@ -65,6 +66,10 @@ def main(words: Sequence[str]) -> None:
     if words:
         keep(Path(words[0]), KEPT)
     kept = pd.read_csv(KEPT)
+    if len(names := sorted(set(kept["stylizer"]))) > 1:
+        raise SettingsError(
+            f"{KEPT.name} has {' and '.join(names)}, and the page is of one; restyle with one of them"
+        )
     patients = by_patient(kept)
     for lines in (table(patients), by_phase(kept), edges(kept)):
         print("\n".join(lines) + "\n")

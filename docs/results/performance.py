@@ -30,12 +30,15 @@ GROWTH: Final = "growth.json"
 
 
 def read(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """The records by file name; `FileError` where there are none."""
+    """The records by file name; `FileError` where there are none, or one is of another form."""
     found = {
         path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))
     }
     if not found:
         raise FileError(folder, "has no record of a benchmark; `make bench` writes build/benchmarks/*.json")
+    for name, record in found.items():
+        if any("verdict" not in line for line in record["lines"]):
+            raise FileError(folder / name, "was written by an earlier benchmark; run `make bench` again")
     return found
 
 

@@ -102,7 +102,7 @@ def by_setting(scores: pd.DataFrame) -> list[str]:
 
 
 def by_network(scores: pd.DataFrame) -> list[str]:
-    """Table 2: Dice, how many patients have none, and Hausdorff distances, of each structure on both networks."""
+    """Table 2: Dice, Hausdorff distances and how many patients have no Dice in any seed, by structure and network."""
     dice, *distances = (over_patients(scores, *of) for of in (("dice",), ("hd", "voxel"), ("hd", "mm")))
     lines = head(("Network", "Stylizer", "Measure", *STRUCTURES))
     for measure, found, digits in (
@@ -118,7 +118,7 @@ def by_network(scores: pd.DataFrame) -> list[str]:
         for arm, stylizer in zip(arms, ("none", "RAIN", "AdaConv"), strict=True):
             there = arm in dice.index
             told = [str(int((dice.loc[arm, s] == 0).sum())) if there else "–" for s in STRUCTURES[:-1]]
-            lines.append(line_of(network, stylizer, "patients with Dice 0", *told, ""))
+            lines.append(line_of(network, stylizer, "patients with Dice 0 in every seed", *told, ""))
     return lines
 
 

@@ -315,12 +315,12 @@ def test_it_can_begin_as_a_decoder_behind_the_styles_mean_statistics(monkeypatch
         assert_alike(network.stylise(content, network.describe(style)[:1], (32, 40)), x, share=0.02)
     monkeypatch.setattr(adaconv_starts, "FAINT", 0.1)
     torch.manual_seed(0)
-    faint = AdaConv(style_channels=16)
+    faint = AdaConv(style_channels=16, kernel_size=5)
     begin_as(faint, decoder, style)
     descriptors = faint.describe(style)
-    point = torch.zeros(3, 3)
-    point[1, 1] = 1
-    assert torch.equal(descriptors[:, 0], point.expand(3, 3, 3)), "whatever the style"
+    point = torch.zeros(5, 5)
+    point[2, 2] = 1
+    assert torch.equal(descriptors[:, 0], point.expand(3, 5, 5)), "whatever the style"
     assert (descriptors[0, 1:] - descriptors[1, 1:]).abs().max() > 0.1
     faint.stylise(content, descriptors[:2], (32, 40)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in faint.parameters())

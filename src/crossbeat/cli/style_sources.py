@@ -132,9 +132,12 @@ def load_stylizers(paths: Sequence[Path], device: torch.device) -> list[Stylizer
                 "or adaconv"
             )
         stylizer = load_stylizer(folder, device)
-        if "settings" not in stylizer.provenance:
+        if (path / "settings.yaml").exists():  # an arm of a study may have another arm's stylizer
+            settings = Settings.load(path / "settings.yaml")
+        elif "settings" in stylizer.provenance:
+            settings = Settings.of(stylizer.provenance["settings"], f"{folder}/stylizer.json")
+        else:
             raise RunError(f"{folder}: stylizer.json does not say how it was trained; train it again")
-        settings = Settings.of(stylizer.provenance["settings"], f"{folder}/stylizer.json")
         alike = sum(run.stylizer.kind == stylizer.kind for run in found)
         name = stylizer.kind + (f"-{alike + 1}" if alike else "")
         segmenter = load_segmenter(path / "segmenter", device) if (path / "segmenter").is_dir() else None

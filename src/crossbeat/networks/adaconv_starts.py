@@ -18,7 +18,9 @@ from crossbeat.networks.rain import Style, style_of
 from crossbeat.networks.vgg import Decoder, double, sizes_of_levels
 
 FLAT: Final = 1e-3  # deviation of images in [0, 1] below which they show nothing to begin at
-FAINT: Final = 0.1  # of what a style says in its kernels beside the styles' mean, when training begins
+FAINT: Final = (
+    0.1  # of its random weights: how loudly a style speaks in its kernels when training begins; ours
+)
 
 
 @torch.no_grad()
@@ -28,7 +30,8 @@ def begin_as(network: AdaConv, decoder: Decoder, style: Float[Tensor, "n 512 q p
     In place; the layout is the decoder's own, "mirror", and `style` is relu4_1 of style images. Of every descriptor, of
     mean square about 1, channel 0 is a point in the middle, whatever the style. From it the spatial kernels take their
     middle, so that contents pass as they are; the biases of the pointwise kernels and of the last step are the
-    deviation and the mean of each channel over the styles. Beside these the rest of the descriptor counts `FAINT`.
+    deviation and the mean of each channel over the styles. All other weights that read the descriptor are `FAINT` times
+    what they were.
     """
     _level_descriptors(network, style)
     mix, (channels, k, _) = network.style_encoder.mix, network.style_encoder.shape
@@ -95,4 +98,6 @@ def calibrate(
 
 
 def _level_descriptors(network: AdaConv, style: Tensor) -> None:
-    network.style_encoder.mix.weight.div_(network.describe(style).float().square().mean().sqrt())
+    size = network.describe(style).float().square().mean().sqrt()
+    if size > 0:  # an encoder that sees nothing in these styles leaves the descriptors as they are
+        network.style_encoder.mix.weight.div_(size)

@@ -39,7 +39,7 @@ PAPER: Final[Mapping[str, Any]] = {
 
 
 class Settings(Recipe):
-    """Settings of propagation. Sections are those of methods.md."""
+    """Settings of propagation."""
 
     PROFILES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "ours": {},
@@ -91,7 +91,10 @@ class Settings(Recipe):
     )
 
     registration_image_size: int = Field(
-        192, ge=32, le=1024, description="side of the registration's crop in pixels"
+        192,
+        ge=32,
+        le=1024,
+        description="side of the registration's crop in pixels; ours, the code resizes to 384",
     )
     registration_spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane")
     dimensions: Literal[2, 3] = Field(
@@ -100,11 +103,11 @@ class Settings(Recipe):
         "differ",
     )
     through_plane: bool = Field(False, description="volumes move along z too; false suits thick slices")
-    integration_steps: int = Field(7, ge=0, le=12, description="squarings of the velocity")
+    integration_steps: int = Field(7, ge=0, le=12, description="squarings of the velocity, as stock")
     image_loss: Literal["ncc", "mse"] = Field(
         "ncc", description="local correlation, or squared difference; stock mse"
     )
-    ncc_window: int = Field(9, ge=3, le=31, description="side of its window in pixels, odd")
+    ncc_window: int = Field(9, ge=3, le=31, description="side of its window in pixels, odd, as stock")
     smoothness_weight: float = Field(
         1.0, ge=0, description="of the velocity's squared gradient; 1 beside ncc, stock 0.01 beside mse"
     )
@@ -130,8 +133,10 @@ class Settings(Recipe):
     mirrored_pairs: bool = Field(
         True, description="each pair in one of the eight positions of a square, drawn at random; ours"
     )
-    registration_batch: int = Field(1, ge=1, description="pairs a step, over all devices")
-    registration_steps: int = Field(10_000, ge=1, description="updates of the registration")
+    registration_batch: int = Field(1, ge=1, description="pairs a step, over all devices, as stock")
+    registration_steps: int = Field(
+        10_000, ge=1, description="updates of the registration; ours, stock 150,000"
+    )
     registration_steps_per_round: int = Field(500, ge=1, description="between two of its checkpoints")
     registration_learning_rate: float = Field(
         2e-3, gt=0, description="Adam; the highest of one_cycle; ours, stock 1e-4"
@@ -171,10 +176,10 @@ class Settings(Recipe):
     carried_weight: float = Field(
         1.0, gt=0, le=10, description="of a slice with carried labels in the loss; a real one has 1; ours"
     )
-    batch_size: int = Field(16, ge=2, description="slices a step, over all devices")
+    batch_size: int = Field(16, ge=2, description="slices a step, over all devices; as the code")
     steps: int = Field(6000, ge=1, description="updates of the segmentation network")
     steps_per_round: int = Field(250, ge=1, description="between two validations and checkpoints")
-    learning_rate: float = Field(1e-3, gt=0, description="Adam; the highest of one_cycle")
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam, as the code; the highest of one_cycle")
     schedule: Literal["plateau", "one_cycle", "constant"] = Field(
         "plateau",
         description="of the learning rate; plateau: a tenth of it when the validation loss rests 10 rounds",

@@ -118,7 +118,8 @@ def as_encoder(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> E
 def refuse_unreadable(settings: Settings) -> None:
     """Raise what is wrong with an `encoder` that somebody brings, before any scan is read.
 
-    `SettingsError` where it is neither a word nor a path that exists, `FileError` or `RunError` where it is broken.
+    `SettingsError` where it is neither a word nor a path that exists, or sees other colours than `encoder_channels`;
+    `FileError` or `RunError` where it is broken.
     """
     if settings.stylizer == "none" or settings.encoder in ("cmr", "random"):
         return
@@ -128,10 +129,13 @@ def refuse_unreadable(settings: Settings) -> None:
             f"encoder {settings.encoder}: there is no such file or folder; say cmr, random, the weights of a VGG-19, "
             "or the models/encoder of another run"
         )
-    if path.is_dir():
-        load_encoder(path)
-    else:
+    if not path.is_dir():
         load_vgg(path, settings.encoder_channels)
+    elif (colours := load_encoder(path).vgg.in_channels) != settings.encoder_channels:
+        raise SettingsError(
+            f"encoder {path}: takes {colours} colours, and encoder_channels is {settings.encoder_channels}; say "
+            f"encoder_channels: {colours}"
+        )
 
 
 def find_encoder(material: Material, cohort: Cohort, settings: Settings, run: Run) -> Encoder:
@@ -143,11 +147,6 @@ def find_encoder(material: Material, cohort: Cohort, settings: Settings, run: Ru
     path = Path(settings.encoder)
     if settings.encoder not in ("cmr", "random") and path.is_dir():
         encoder = load_encoder(path, run.torch_device)
-        if encoder.vgg.in_channels != settings.encoder_channels:
-            raise SettingsError(
-                f"encoder {path}: takes {encoder.vgg.in_channels} colours, and encoder_channels is "
-                f"{settings.encoder_channels}; say encoder_channels: {encoder.vgg.in_channels}"
-            )
         _refuse_leakage(encoder, material, cohort, path)
         _tell_other_pixels(encoder, settings, run)
     else:

@@ -38,7 +38,7 @@ MEASURED_OVER: Final = 8
 
 
 LOOKED_AT: Final = 16
-"""Slices of which is told how they come out of a stylizer."""
+"""Slices of which is told how they come out of a stylizer, and styles that AdaConv begins with."""
 
 
 class StylizerStage(Stage):
@@ -220,6 +220,7 @@ def _begin(
             begin_as(network, encoder.decoder.cpu(), style)
         else:
             calibrate(network, style, style, styles)
+            run.note("stylizer adaconv: begins with random weights, at the scale of its styles")
     elif encoder.decoder is not None:
         network.decoder.load_state_dict(encoder.decoder.state_dict())
     else:

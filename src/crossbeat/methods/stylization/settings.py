@@ -68,13 +68,14 @@ CONTENT_WEIGHT: Final = {
 }  # Few-shot-UDA; RElbers/ada-conv-pytorch (methods.md 3.2, 3.6)
 STYLE_WEIGHT: Final = {"rain": 5.0, "adaconv": 10.0}
 WARM_UP: Final = {"adaconv": 100}
-"""Its layers are so wide that full first steps undo where it begins; BUVANEASH/AdaConv's rate rises, too (3.6)."""
+"""Of two fifths of its updates at most. Its layers are so wide that full first steps undo where it begins; the rate of
+BUVANEASH/AdaConv rises, too (methods.md 3.6)."""
 PUBLISHED_DECAY: Final = {"rain": 0.0, "adaconv": 2e-4}
 """Few-shot-UDA's falls by the epoch, next to nothing; RElbers/ada-conv-pytorch (methods.md 3.2, 3.6)."""
 
 
 class Settings(Recipe):
-    """Settings of stylization. Sections are those of methods.md."""
+    """Settings of stylization."""
 
     PROFILES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "ours": {},
@@ -115,7 +116,7 @@ class Settings(Recipe):
     )
     style: Literal["random", "same_patient"] = Field(
         "random",
-        description="style images drawn at random, or the same patient's nearest slice; setting 3",
+        description="style images drawn at random, or the same patient's nearest slice (setting 3 of Table 1)",
     )
     style_scans: Literal["all", "patient", "slice"] = Field(
         "all",
@@ -184,14 +185,16 @@ class Settings(Recipe):
     stylizer_warm_up: int | None = Field(
         None,
         ge=0,
-        description="updates in which the rate rises to its highest; null: 100 for AdaConv, else none, as published",
+        description="updates in which the rate rises; null: 100 for AdaConv (ours), none for RAIN; published none",
     )
     decoder_start: Literal["encoder", "random"] = Field(
         "encoder",
-        description="where the stylizer begins: RAIN's decoder as what gave images back from a cmr encoder, which has "
-        "its shape, AdaConv's weights at the scale of the styles; or random (the paper); ours",
+        description="where the stylizer's decoder begins: as the one that gave images back from a cmr encoder, or with "
+        "random weights (the paper); ours",
     )
-    stylizer_clip_norm: float = Field(10.0, ge=0, description="largest norm of its gradient; 0: any")
+    stylizer_clip_norm: float = Field(
+        10.0, ge=0, description="largest norm of its gradient, as BUVANEASH/AdaConv; 0: any"
+    )
     turn_styles: bool = Field(
         True,
         description="encoder and stylizer learn from slices turned, zoomed and shifted by a little; ours",
@@ -237,14 +240,14 @@ class Settings(Recipe):
     ascent: Literal["normalised", "asm"] = Field(
         "normalised", description="steps along ε of one length, or η / L times the gradient"
     )
-    ascent_step: float = Field(0.1, gt=0, description="r / √512, of a normalised step")
+    ascent_step: float = Field(0.1, gt=0, description="r / √512, of a normalised step; ours")
     ascent_rate: float = Field(20.0, gt=0, description="η of asm; 20 by default, 120 in an example")
     ascent_pass: Literal["own", "shared"] = Field(
         "own",
         description="the gradient of ε from stylised images under BatchNorm's running means, or the update's",
     )
     trust_region: float = Field(
-        3.0, ge=0, description="farthest that ε goes from ψ, in norms of ξ; 0: anywhere, as the code"
+        3.0, ge=0, description="farthest that ε goes from ψ, in norms of ξ; ours; 0: anywhere, as the code"
     )
 
     network: str = Field("dr_unet", description="entry of networks.SEGMENTERS; text dru_net")
@@ -317,7 +320,9 @@ class Settings(Recipe):
 
     def stylizer_rate(self, step: int) -> float:
         """The share of `stylizer_learning_rate` that a step has: a rise, and a slow fall beside it."""
-        rise = WARM_UP.get(self.stylizer, 0) if self.stylizer_warm_up is None else self.stylizer_warm_up
+        rise = self.stylizer_warm_up
+        if rise is None:
+            rise = min(WARM_UP.get(self.stylizer, 0), 2 * self.stylizer_steps // 5)
         return min(1.0, (step + 1) / rise if rise else 1.0) / (1 + self.decay * step)
 
     def auxiliary_rounds(self, name: Literal["encoder", "stylizer", "style_vae"]) -> tuple[int, int]:

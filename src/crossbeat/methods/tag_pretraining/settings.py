@@ -58,7 +58,7 @@ PAPER: Final[Mapping[str, Any]] = {
 
 
 class Settings(Recipe):
-    """Settings of tag pretraining. Sections are those of methods.md."""
+    """Settings of tag pretraining."""
 
     PROFILES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "ours": {},
@@ -209,7 +209,7 @@ class Settings(Recipe):
     steps_per_round: int = Field(100, ge=1, description="between two validations and checkpoints")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="the paper adam")
     learning_rate: float = Field(1e-3, gt=0, description="highest of the schedule; text 0.01, code 0.005")
-    weight_decay: float = Field(1e-4, ge=0, description="of the optimizer")
+    weight_decay: float = Field(1e-4, ge=0, description="of the optimizer, as the code")
     schedule: Literal["one_cycle", "plateau", "constant"] = Field(
         "one_cycle", description="of each stage's learning rate; plateau: a tenth after 10 rounds"
     )

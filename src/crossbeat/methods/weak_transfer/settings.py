@@ -38,7 +38,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Settings(Recipe):
-    """Settings of weak transfer. Sections are those of methods.md."""
+    """Settings of weak transfer."""
 
     PROFILES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "ours": {},
@@ -107,14 +107,14 @@ class Settings(Recipe):
         "pool", description="flatten weighs every place, for one image size; pool averages them"
     )
     discriminator_norm: Literal["batch", "instance", "none"] = Field(
-        "batch", description="in its stages 2 to 4"
+        "batch", description="in its stages 2 to 4; code batch"
     )
     spectral_norm: bool = Field(False, description="of the discriminator's weights, Miyato 2018")
     kernel_penalty: float = Field(
         0.0, ge=0, description="times the discriminator's squared kernels, added to its loss; code 0.01"
     )
 
-    image_size: int = Field(224, ge=32, le=1024, description="side of the crop in pixels")
+    image_size: int = Field(224, ge=32, le=1024, description="side of the crop in pixels, as the paper")
     spacing_mm: float = Field(1.25, gt=0.2, le=5, description="of those pixels, in-plane")
     centre: Literal["heart", "image"] = Field(
         "heart", description="of the crop: the labelled heart, or the image as the paper's fixed windows"
@@ -140,9 +140,10 @@ class Settings(Recipe):
         description="to those places; ours, 16 px of 1.25 mm; the paper's are not published",
     )
 
-    batch_size: int = Field(16, ge=2, description="slices a step, over all devices")
+    batch_size: int = Field(16, ge=2, description="slices a step, over all devices; as the code")
     mixing: Literal["half", "pooled"] = Field(
-        "half", description="half true and half pseudo masks a batch, or as they come from one pool"
+        "half",
+        description="half true and half pseudo masks a batch (ours), or as they come from one pool (code)",
     )
     true_repeats: int = Field(
         1,
@@ -156,7 +157,7 @@ class Settings(Recipe):
         0.9, ge=0, le=1, description="β of Eq. 2 and 3; the rest is soft Dice; U+D by its name: 0"
     )
     dice_over: Literal["slice", "batch"] = Field(
-        "slice", description="a Dice a slice and structure, or one of all voxels of the batch"
+        "slice", description="a Dice a slice and structure (ours), or one of all voxels of the batch (code)"
     )
     include_background: bool = Field(
         False, description="background counts in the Dice of a slice (that of a batch always has it)"
@@ -194,12 +195,14 @@ class Settings(Recipe):
     warmup_schedule: Literal["constant", "one_cycle"] = Field(
         "one_cycle", description="of the learning rate in the warm-up; the paper's is constant"
     )
-    learning_rate: float = Field(2e-4, gt=0, description="of the segmenter beside D")
-    discriminator_learning_rate: float = Field(2e-4, gt=0, description="Adam")
+    learning_rate: float = Field(2e-4, gt=0, description="of the segmenter beside D; text and code alike")
+    discriminator_learning_rate: float = Field(2e-4, gt=0, description="of Adam; text and code alike")
     adversarial_optimizer: Literal["adam", "rmsprop"] = Field(
         "adam", description="of the segmenter beside D; text adam, code rmsprop"
     )
-    beta1: float = Field(0.5, ge=0, lt=1, description="of Adam beside D, for both networks")
+    beta1: float = Field(
+        0.5, ge=0, lt=1, description="of Adam beside D, for both networks; ours, text and code 0.9"
+    )
     clip_norm: float = Field(1.0, ge=0, description="largest norm of the segmenter's gradient; 0: any")
     clip_value: float = Field(
         0.0, ge=0, description="largest entry of the segmenter's gradient beside D; code 1; 0: any"
