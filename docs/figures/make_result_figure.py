@@ -166,6 +166,7 @@ def main() -> None:
         "--quartiles", action="store_true", help="the worst, the quartiles and the best frame"
     )
     parser.add_argument("--first", default="", metavar="NAME", help="the reference stands first, so named")
+    parser.add_argument("--dpi", type=int, default=120, help="fewer make a smaller file")
     given = parser.parse_args()
     if unnamed := [word for word in given.runs if "=" not in word]:
         parser.error(f"{unnamed[0]}: has no name; write NAME={unnamed[0]}")
@@ -183,7 +184,7 @@ def main() -> None:
             "middle slice."
         )
     figure = draw(columns, list(runs), note, first=given.first)
-    figure.savefig(given.out, dpi=120)
+    figure.savefig(given.out, dpi=given.dpi)
     with Image.open(given.out) as picture:  # a third of the size of full colour, and no difference to the eye
         picture.convert("RGB").quantize(192, dither=Image.Dither.NONE).save(given.out, optimize=True)
 

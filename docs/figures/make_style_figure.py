@@ -26,10 +26,11 @@ from crossbeat.cohort import Cohort, Row, read_cohort
 from crossbeat.data.reading import reader
 from crossbeat.errors import RunError
 from crossbeat.labels import TRAINED, Structure, fold_into_myocardium
+from crossbeat.report.domains import SEQUENCES
 from crossbeat.report.overlays import heart_window
 from crossbeat.report.svg import COLOURS
 
-WIDTH_IN, TITLE_IN, FOOT_IN, GAP_IN = 9.0, 0.3, 0.32, 0.05
+WIDTH_IN, TITLE_IN, FOOT_IN, GAP_IN = 9.0, 0.42, 0.32, 0.05
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _style(cohort: Cohort, told: str) -> Panel:
 
 
 def _named(row: Row) -> str:
-    return f"{row.sequence.upper()} of {row.subject}"
+    return f"{SEQUENCES.get(row.sequence, row.sequence)} of\n{row.subject}"
 
 
 def draw(rows: Sequence[Sequence[Panel]], note: str) -> plt.Figure:

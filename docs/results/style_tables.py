@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +48,7 @@ def table(patients: pd.DataFrame) -> list[str]:
             difference = part["stylised"] - part["content"]
             low, high = bootstrap_interval(difference, list(part.index))
             means = (f"{part[side].mean():.3f} ± {part[side].std():.3f}" for side in ("content", "stylised"))
-            interval = f"{signed(low)} to {signed(high)}"
+            interval = f"{signed(low)} to {signed(high)}" if math.isfinite(low) else "–"
             lower = f"{(difference < 0).sum()} of {len(part)}"
             p = p_value(corrected.get(s, tests[s]))
             lines.append(line_of(str(stylizer), s, *means, signed(difference.mean()), interval, lower, p))

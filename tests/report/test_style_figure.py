@@ -58,7 +58,7 @@ def test_a_row_is_a_scan_its_style_and_what_each_stylizer_made(
 ) -> None:
     rows = figure.read_panels(*styled, {"AdaIN": "rain", "Kernels": "adaconv"}, 2)
     assert [[panel.title for panel in row] for row in rows] == [
-        [f"BSSFP of s{k}", "style: LGE of s2", "AdaIN", "Kernels"] for k in range(2)
+        [f"cine bSSFP of\ns{k}", "style: LGE of\ns2", "AdaIN", "Kernels"] for k in range(2)
     ]
     assert [float(panel.image[0, 0]) for panel in rows[1]] == [101, 202, 2001, 3001]
     contents = [rows[0][i] for i in (0, 2, 3)]
