@@ -55,10 +55,14 @@ def read_panels(styled: Path, cohort: Cohort, stylizers: dict[str, str], count: 
 
 def _row_of(row: Row, cohort: Cohort, made: Cohort, stylizers: dict[str, str]) -> list[Panel]:
     case = cohort.read(row)
-    if case.labels is None:
+    if case.labels is None or not case.labelled_frames:
         raise RunError(f"scan {row.scan!r}: nobody drew its heart, so there is no contour to look at")
     frame = case.labelled_frames[0]
     labels = fold_into_myocardium(case.labels[frame])
+    if not (labels == Structure.MYO).any():
+        raise RunError(
+            f"scan {row.scan!r}: its labels show no myocardium (frame {frame}), so no slice is the middle one"
+        )
     z = middle_slice(labels)
     window = heart_window(np.isin(labels[z], TRAINED), case.spacing_mm[1:]).cut
     spacing, drawn = case.spacing_mm[1:], labels[z][window]

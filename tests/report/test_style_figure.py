@@ -68,6 +68,21 @@ def test_a_row_is_a_scan_its_style_and_what_each_stylizer_made(
     assert len(figure.draw(rows, "").axes) == 8
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"), [(None, "nobody drew"), (np.zeros((3, 40, 50), np.uint8), "no myocardium")]
+)
+def test_a_scan_without_contours_is_refused(
+    figure: ModuleType, styled: tuple[Path, Cohort], labels: np.ndarray | None, words: str
+) -> None:
+    out, cohort = styled
+    if labels is None:
+        cohort = replace(cohort, rows=tuple(replace(row, labels="") for row in cohort.rows))
+    else:
+        put(out.parent, "0_gt.nii.gz", labels)
+    with pytest.raises(RunError, match=words):
+        figure.read_panels(out, cohort, {"RAIN": "rain"}, 1)
+
+
 def test_a_stylizer_that_is_not_there_is_refused(figure: ModuleType, styled: tuple[Path, Cohort]) -> None:
     with pytest.raises(RunError, match="no image of 's0_bssfp' by 'rain-2'"):
         figure.read_panels(*styled, {"RAIN": "rain-2"}, 1)
