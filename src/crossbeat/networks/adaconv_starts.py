@@ -18,9 +18,7 @@ from crossbeat.networks.rain import Style, style_of
 from crossbeat.networks.vgg import Decoder, double, sizes_of_levels
 
 FLAT: Final = 1e-3  # deviation of images in [0, 1] below which they show nothing to begin at
-FAINT: Final = (
-    0.1  # of its random weights: how loudly a style speaks in its kernels when training begins; ours
-)
+FAINT: Final = 0.1  # of its random weights: how loudly a style speaks when training begins; ours
 
 
 @torch.no_grad()

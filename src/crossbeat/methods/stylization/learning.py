@@ -80,7 +80,8 @@ class StylizerStage(Stage):
     def configure_optimizers(self) -> Any:
         s = self.settings
         optimizer = torch.optim.Adam(self.network.parameters(), lr=s.stylizer_learning_rate)
-        return [optimizer], [LambdaLR(optimizer, lambda step: s.stylizer_rate(step))]  # kept by no checkpoint
+        # A lambda, which checkpoints leave out: a bound method they would keep, and the settings with it.
+        return [optimizer], [LambdaLR(optimizer, lambda step: s.stylizer_rate(step))]
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
