@@ -1011,8 +1011,8 @@ def test_styles_of_tested_patients_are_not_shown(cohort: Cohort, tmp_path: Path)
             r"epsilon_rounds 3: AdaConv's styles have no code .* style_vae: true, or epsilon_rounds: 1",
         ),
         (
-            {"network": "dru_net"},
-            r"network 'dru_net' does not show the features of its bottleneck; say consist",
+            {"network": "unet"},
+            r"network 'unet' does not show the features of its bottleneck; say consist",
         ),
         ({"style": "same_patient", "shared_epsilon": True}, r"say shared_epsilon: false"),
         ({"style": "same_patient", "style_scans": "patient"}, r"say style_scans: all, or style: random"),
@@ -1043,7 +1043,7 @@ def test_settings_that_cannot_be_met_are_refused_before_anything_is_read(
 
 
 def test_setting_0_needs_no_bottleneck() -> None:
-    assert settings_of(stylizer="none", network="dru_net").spec.name == "dru_net"
+    assert settings_of(stylizer="none", network="unet").spec.name == "unet"
 
 
 def test_yamls_off_switches_the_gate_off(tmp_path: Path) -> None:

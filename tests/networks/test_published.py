@@ -317,7 +317,7 @@ def test_dru_net_is_what_the_text_says() -> None:
     for _ in range(4):
         kept.append(dense(F.max_pool2d(kept[-1], 2)))
     assert [k.shape[1] for k in kept] == [4, 8, 16, 32, 64]  # at width 16: 32, 64, 128, 256, 512
-    x = kept.pop()
+    features = x = kept.pop()
     for width in (16, 8, 4, 2):  # at width 16: 128, 64, 32, 16
         layer = next(convs)
         larger = F.conv_transpose2d(x, layer.weight, layer.bias, stride=2, padding=1, output_padding=1)
@@ -330,6 +330,8 @@ def test_dru_net_is_what_the_text_says() -> None:
     assert head.bias is None
     logits = F.conv2d(x, head.weight)
     torch.testing.assert_close(network(image), logits)
+    shown, found = network.forward_with_bottleneck(image)
+    torch.testing.assert_close((shown, found), (logits, features))
     assert (logits < 0).any(), "no ReLU on the logits"
 
 

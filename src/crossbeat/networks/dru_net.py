@@ -38,16 +38,22 @@ class DruNet(nn.Module):
 
     def forward(self, image: Float[Tensor, "n c y x"]) -> Float[Tensor, "n k y x"]:
         """Logits of every class, of the image's size; sides must be multiples of 16, at least 32."""
+        return self.forward_with_bottleneck(image)[0]
+
+    def forward_with_bottleneck(
+        self, image: Float[Tensor, "n c y x"]
+    ) -> tuple[Float[Tensor, "n k y x"], Float[Tensor, "n f v u"]]:
+        """Logits, and what the lowest block hands on: 32 `width` channels at a 16th of the size."""
         require_sides("dru_net", (image.shape[-2], image.shape[-1]), DIVISOR, MINIMUM_SIDE)
         x: Tensor = self.down[0](self.stem(image))
         kept: list[Tensor] = []
         for block in list(self.down)[1:]:
             kept.append(x)
             x = block(F.max_pool2d(x, 2))
+        features = x
         for block in self.up:
             x = block(x, kept.pop())
-        logits: Tensor = self.head(x)
-        return logits
+        return self.head(x), features
 
 
 class _DenseBlock(nn.Module):

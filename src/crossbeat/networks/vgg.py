@@ -294,7 +294,7 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
     except Exception as error:  # of pickle, of zip, and of whatever else broken bytes lead torch to
         raise FileError(
             path,
-            f"cannot be read without unpickling ({_first_line(error)}); save the state dict of a VGG-19 "
+            f"is broken, or holds more than tensors ({_first_line(error)}); save the state dict of a VGG-19 "
             f"alone, torch.save(network.state_dict(), path)",
         ) from None
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
@@ -306,7 +306,8 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """What went wrong; a `KeyError` of broken bytes names only the byte, so its kind stands in front."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _places(path: Path, weights: Mapping[str, Tensor]) -> list[str]:

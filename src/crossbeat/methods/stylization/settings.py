@@ -400,7 +400,7 @@ class Settings(Recipe):
         ):
             raise SettingsError(
                 f"consistency_weight {self.consistency_weight:g}: network {self.network!r} does not show the features "
-                "of its bottleneck; say consistency_weight: 0, or take network: dr_unet"
+                "of its bottleneck; say consistency_weight: 0, or take network: dr_unet or dru_net"
             )
         return self
 
