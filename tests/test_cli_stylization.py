@@ -590,13 +590,20 @@ def test_scans_that_fail_are_named_and_the_others_go_on(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("{none} {csv}", "has no models/stylizer; give a run of `crossbeat train stylization`"),
-        ("{rain} {csv} --beside {none}", "has no models/stylizer"),
+        ("{none} {csv}", "there is no such folder; give a run of `crossbeat train stylization`"),
+        ("{csv} {rain}", "cohort.csv: is a file; the folder of a run comes first, the cohort second"),
+        ("{rain} {csv} --beside {here}", "is no folder of a run; give"),
+        ("{other_run} {csv}", "has no stylizer, as a run of supervised; give"),
+        ("{stopped} {csv}", "stopped before it had its stylizer; go on with `crossbeat train --resume -o "),
         ("{rain} {none}", "cannot be read"),
         ("{rain} {csv} --style sequence=t2", "no scan is sequence=t2; --style needs scans"),
         ("{rain} {csv} --style lge", "--style lge: is no file; say target, a filter such as sequence=lge"),
         ("{rain} {csv} --style {flat}", "none of 3 style slices shows anything but one grey"),
-        ("{rain} {csv} --where vendor=C", "no scan of cohort matches vendor=C"),
+        ("{rain} {csv} --where vendor=C", "no scan of cohort matches vendor=C,split=test; vendor is "),
+        (
+            "{rain} {csv} --where scan=b0",
+            "no scan of cohort matches scan=b0,split=test; --all takes every split (1)",
+        ),
         ("{rain} {csv} --segmenter {none}", "segmenter.json is missing"),
         ("{rain} {other}", "none of its 1 style scans, 'l1' first, is in other"),
         ("{rain} {lge} --style sequence=lge", "no scan is of the run's source"),
@@ -611,8 +618,13 @@ def test_a_mistake_is_one_readable_message(
     (data / "lge.csv").write_text("\n".join([text[0], *text[4:]]) + "\n")
     places = {
         "none": tmp_path / "nothing", "csv": data / "cohort.csv", "rain": rain, "flat": tmp_path / "flat.nii.gz",
-        "other": data / "other.csv", "lge": data / "lge.csv",
+        "other": data / "other.csv", "lge": data / "lge.csv", "here": data,
+        "other_run": tmp_path / "other_run", "stopped": tmp_path / "stopped",
     }  # fmt: skip
+    for name, method in (("other_run", "supervised"), ("stopped", "stylization")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"method": method}))
+    (tmp_path / "stopped" / "stages" / "encoder").mkdir(parents=True)
     told = stylize(*words.format(**places).split(), "-o", tmp_path / "new")
     assert told.code == 2
     assert message in told.err

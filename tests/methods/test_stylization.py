@@ -5,6 +5,7 @@ The search along ε has a file of its own, test_stylization_search.py.
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -240,14 +241,30 @@ def test_patients_who_share_nothing_cannot_be_paired(cohort: Cohort, tmp_path: P
 
 
 def test_style_scans_of_another_size_come_on_the_same_pixels(cohort: Cohort, tmp_path: Path) -> None:
-    def read(row: Row) -> Case:
-        return heart(row, slices=1, shape=(17, 50)) if row.sequence == "lge" else heart(row)
+    """The same LGE on twice as many pixels of half the size is the same style; else it is a heart twice as large."""
 
-    found = material_of(replace(cohort, read=read), tmp_path)
-    assert found.styles is not None
-    assert found.styles.images.shape[1:] == found.content.images.shape[1:]
-    assert len(found.styles) == 2
-    assert found.styles.images.isfinite().all()
+    def finer(millimetres: float) -> Callable[[Row], Case]:
+        def read(row: Row) -> Case:
+            case = heart(row)
+            if row.sequence != "lge":
+                return case
+            affine = case.affine @ np.diag([millimetres, millimetres, 1.0, 1.0])
+            return replace(case, image=case.image.repeat(2, axis=2).repeat(2, axis=3), affine=affine)
+
+        return read
+
+    def styles(read: Callable[[Row], Case], name: str) -> Tensor:
+        found = material_of(replace(cohort, read=read), tmp_path / name)
+        assert found.styles is not None
+        assert found.styles.images.shape[1:] == found.content.images.shape[1:]
+        return found.styles.images
+
+    as_it_is = styles(heart, "as_it_is")
+    same, larger = (
+        (styles(finer(size), str(size)) - as_it_is).abs().mean(dim=(1, 2, 3)) for size in (0.5, 1.0)
+    )
+    assert same.max() < 0.06
+    assert larger.min() > 2 * same.max()
 
 
 def test_slices_that_show_nothing_are_no_styles(cohort: Cohort, tmp_path: Path) -> None:
@@ -981,11 +998,12 @@ def test_an_encoder_counts_by_its_bytes(tmp_path: Path) -> None:
 
 def test_without_target_images_there_are_no_styles(cohort: Cohort, tmp_path: Path) -> None:
     tested = tuple(replace(r, split="test", subject="s9") if r.sequence == "lge" else r for r in cohort)
-    for rows, target in ((tested, {"sequence": "lge"}), (cohort.rows, {})):
+    for rows, target, words in (
+        (tested, {"sequence": "lge"}, r"no target scan trains \(sequence is bssfp, lge, t2\); name"),
+        (cohort.rows, {}, r"no `target` is named \(sequence is bssfp, lge, t2\); name"),
+    ):
         changes = {"target": target, "source": {"sequence": "bssfp"}}
-        with pytest.raises(
-            CohortError, match=r"takes its styles from target images, and no target scan trains"
-        ):
+        with pytest.raises(CohortError, match=rf"takes its styles from target images, and {words}"):
             train(replace(cohort, rows=rows), settings_of(**changes), quiet_run(tmp_path / str(len(target))))
     found = material_of(replace(cohort, rows=tested), tmp_path / "seen", transductive=True)
     assert found.styles is not None
@@ -999,8 +1017,19 @@ def test_styles_of_tested_patients_are_not_shown(cohort: Cohort, tmp_path: Path)
         CohortError, match=r"1 subjects are tested and also show styles in training, 's2' first"
     ):
         material_of(replace(cohort, rows=rows), tmp_path / "a", **learns)
-    with pytest.raises(CohortError, match=r"no scan that trains is pretrain_style \{'sequence': \['t9'\]\}"):
+    with pytest.raises(
+        CohortError, match=r"pretrain_style \(sequence t9\): sequence is bssfp, lge, t2; or take"
+    ):
         material_of(cohort, tmp_path / "b", pretrain_style={"sequence": "t9"})
+    with pytest.raises(
+        CohortError, match=r"\(vendor b\): 1 are tested or validate; set `split` of some to train"
+    ):
+        material_of(
+            replace(cohort, rows=rows),
+            tmp_path / "c",
+            source={"subject": ["s0"]},
+            pretrain_style={"vendor": "b"},
+        )
 
 
 @pytest.mark.parametrize(
@@ -1083,10 +1112,13 @@ def test_the_published_numbers() -> None:
         "shared",
     )
     assert (code.spread, code.deviation, code.joint, text.joint) == ("direct", "free", False, True)
-    assert (text.network, text.consistency_weight, code.network) == ("dru_net", 0, "dr_unet")
+    assert (text.network, text.consistency_weight, code.network) == ("dru_net", 2e-3, "dr_unet")
+    assert (text.uses, text.contents, text.turn_styles, text.select) == (5, 16, False, "last")
+    assert (code.contents, code.turn_styles, code.select) == (16, False, "target")
     assert code.weights == (5, 5)
     assert Settings.of({"stylizer": "adaconv"}).weights == (1, 10)
     seed_torch(0)
     published = Settings.of({"profile": "text", "stylizer": "adaconv"})
+    assert (published.uses, published.contents) == (1, 8)
     count = sum(p.numel() for p in published.build_stylizer().parameters())
     assert count == 59_320_323 - 2 * (64 * 9 + 1)  # one grey channel where the paper has three colours

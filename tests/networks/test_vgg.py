@@ -386,7 +386,5 @@ def test_a_broken_or_missing_file_is_refused(suffix: str, tmp_path: Path) -> Non
         load_vgg(tmp_path / f"mine{suffix}")
     for content in (b"", b"not weights at all"):
         (tmp_path / f"mine{suffix}").write_bytes(content)
-        with pytest.raises(
-            FileError, match=r"mine.*: (is no safetensors file|is broken).*; save the state"
-        ):
+        with pytest.raises(FileError, match=r"mine.*: (is no safetensors file|is broken).*; save the state"):
             load_vgg(tmp_path / f"mine{suffix}")

@@ -79,6 +79,7 @@ def pick(cohort: Cohort, where: str, everything: bool) -> Cohort:
     """The rows asked for; without a word about it, the test split where there is one."""
     from crossbeat import console
     from crossbeat.cohort import parse_filter
+    from crossbeat.methods.recipe import what_there_is
 
     wanted = parse_filter(where)
     if not everything and "split" not in wanted and any(row.split == "test" for row in cohort):
@@ -86,7 +87,11 @@ def pick(cohort: Cohort, where: str, everything: bool) -> Cohort:
     picked = cohort.where(**wanted) if wanted else cohort
     told = ",".join(f"{column}={'|'.join(values)}" for column, values in wanted.items())
     if not len(picked):
-        raise SettingsError(f"no scan of {cohort.name} matches {told}; --all takes every split")
+        elsewhere = "split" in wanted and len(
+            cohort.where(**{k: v for k, v in wanted.items() if k != "split"})
+        )
+        remedy = f"--all takes every split ({elsewhere})" if elsewhere else what_there_is(cohort, wanted)
+        raise SettingsError(f"no scan of {cohort.name} matches {told}; {remedy}")
     if len(picked) < len(cohort):
         console.say(f"{len(picked)} of {len(cohort)} scans: {told} (--all takes every split)")
     return picked

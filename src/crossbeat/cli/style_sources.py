@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -127,10 +128,7 @@ def load_stylizers(paths: Sequence[Path], device: torch.device) -> list[Stylizer
     for path in paths:
         folder = path / "models" / "stylizer"
         if not folder.is_dir():
-            raise RunError(
-                f"{path}: has no models/stylizer; give a run of `crossbeat train stylization` whose stylizer is rain "
-                "or adaconv"
-            )
+            raise RunError(f"{path}: {_why_no_stylizer(path)}")
         stylizer = load_stylizer(folder, device)
         if (path / "settings.yaml").exists():  # an arm of a study may have another arm's stylizer
             settings = Settings.load(path / "settings.yaml")
@@ -143,6 +141,18 @@ def load_stylizers(paths: Sequence[Path], device: torch.device) -> list[Stylizer
         segmenter = load_segmenter(path / "segmenter", device) if (path / "segmenter").is_dir() else None
         found.append(StylizerRun(path, name, stylizer, settings, segmenter, device))
     return found
+
+
+def _why_no_stylizer(path: Path) -> str:
+    wanted = "give a run of `crossbeat train stylization` whose stylizer is rain or adaconv"
+    if path.is_file():
+        return f"is a file; the folder of a run comes first, the cohort second: {wanted}"
+    if not (path / "run.json").is_file():
+        return f"is no folder of a run; {wanted}" if path.is_dir() else f"there is no such folder; {wanted}"
+    if (path / "stages" / "encoder").is_dir() or (path / "stages" / "stylizer").is_dir():
+        return f"stopped before it had its stylizer; go on with `crossbeat train --resume -o {path}`, or {wanted}"
+    facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    return f"has no stylizer, as a run of {facts.get('method', 'another method')}; {wanted}"
 
 
 def find_contents(cohort: Cohort, run: StylizerRun, where: str, everything: bool) -> Cohort:
@@ -195,11 +205,11 @@ def _own_styles(cohort: Cohort, run: StylizerRun) -> tuple[Cohort, str]:
         names = set(run.segmenter.provenance.get("trained_on", {}).get("target", ())) or names
     found = cohort.only(lambda row: row.scan in names)
     if not len(found):
-        first = f", {min(names)!r} first" if names else ""
-        raise RunError(
-            f"{run.path}: none of its {len(names)} style scans{first}, is in {cohort.name}; give the cohort.csv that "
-            "it was trained on, or name styles, as in --style sequence=lge"
+        kept = f"none of its {len(names)} style scans, {min(names)!r} first, is in {cohort.name}; give the cohort.csv"
+        lacking = (
+            f"{kept} that it was trained on, or" if names else "it does not say which scans gave it styles;"
         )
+        raise RunError(f"{run.path}: {lacking} name styles, as in --style sequence=lge")
     return found, f"the styles of {count(len(found), 'scan')} that the run took its styles from"
 
 

@@ -224,7 +224,7 @@ def find_domains(cohort: Cohort, recipe: Recipe, seed: int) -> Domains:
     alone = recipe.source == recipe.target and recipe.target_labels == "train"
     for rows, wanted, name in ((source, recipe.source, "source"), (target, recipe.target, "target")):
         if wanted and not len(rows) and not (alone and name == "source"):
-            raise CohortError(f"{cohort.name}: no scan is {name} {wanted}; {_what_there_is(cohort, wanted)}")
+            raise CohortError(f"{cohort.name}: no scan is {name} {wanted}; {what_there_is(cohort, wanted)}")
     found = Domains(
         source=source.only(_trains).labelled(),
         target=_labelled_target(target, recipe, seed),
@@ -313,7 +313,8 @@ def _validating(found: Domains) -> tuple[Row, ...]:
     return found.source_validation.rows + found.target_validation.rows
 
 
-def _what_there_is(cohort: Cohort, wanted: Filter) -> str:
+def what_there_is(cohort: Cohort, wanted: Filter) -> str:
+    """What the columns of a filter that found nothing hold, for a message."""
     columns = {
         c: sorted({row.value(c) for row in cohort if c not in row.further or row.further[c]}) for c in wanted
     }

@@ -59,11 +59,6 @@ class StyleCode:
         """ε = ψ + ξ n for standard normal numbers n; one row of them serves all images."""
         return self.centre + self.spread * noise
 
-    def draw(self, generator: torch.Generator) -> Float[Tensor, "n d"]:
-        """A code for each image, drawn where the generator lives: a CPU's draws alike for every device."""
-        noise = torch.randn(self.centre.shape, generator=generator, device=generator.device)
-        return self.at(noise.to(self.centre))
-
 
 @dataclass(frozen=True)
 class Stylised:

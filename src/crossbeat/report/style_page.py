@@ -46,7 +46,8 @@ DEFINITIONS: Final = (
     (
         "Edge correlation",
         "Correlation of the lengths of Sobel's gradient before and after, over the crop, the mean of the slices. 1: "
-        "borders lie where they lay and are as strong. It needs no labels. It is 1 less the loss of structure_weight.",
+        "borders lie where they lay, as strong beside one another. It needs no labels. It is 1 less the loss of "
+        "structure_weight.",
     ),
     (
         "Structure check",

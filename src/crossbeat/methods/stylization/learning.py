@@ -63,7 +63,7 @@ class StylizerStage(Stage):
     def update(self, step: int) -> dict[str, Tensor]:
         s = self.settings
         images = training_batch(
-            self.content, s.stylizer_batch, s.turns, seed=self.run.seed, step=step, share=self.share
+            self.content, s.contents, s.turns, seed=self.run.seed, step=step, share=self.share
         ).image
         with torch.no_grad():
             content = self.encoder.vgg(images).relu4_1
@@ -89,7 +89,7 @@ class StylizerStage(Stage):
         self.encoder.to(self.device)
 
     def _styles(self, step: int) -> Float[Tensor, "n 1 y x"]:
-        chosen = choose_styles(self.styles, self.settings.stylizer_batch, seed=self.run.seed, step=step)
+        chosen = choose_styles(self.styles, self.settings.contents, seed=self.run.seed, step=step)
         return style_images(
             self.styles, chosen, self.settings.turns, seed=self.run.seed, step=step, share=self.share
         )
@@ -99,7 +99,7 @@ class StylizerStage(Stage):
     ) -> dict[str, tuple[float, Tensor]]:
         """Eq. 2: the content and style losses, and those of the style autoencoder."""
         s = self.settings
-        noise = self.share(code_noise(s.stylizer_batch, CHANNELS, seed=self.run.seed, step=step))
+        noise = self.share(code_noise(s.contents, CHANNELS, seed=self.run.seed, step=step))
         noise = noise.to(content.device, non_blocking=True)
         size = (images.shape[2], images.shape[3])
         found = network(content, style.relu4_1, noise, size, joint=s.joint)
@@ -143,9 +143,9 @@ class StyleVaeStage(Stage):
 
     def update(self, step: int) -> dict[str, Tensor]:
         s, seed = self.settings, self.run.seed
-        chosen = choose_styles(self.styles, s.stylizer_batch, seed=seed, step=step)
+        chosen = choose_styles(self.styles, s.contents, seed=seed, step=step)
         images = style_images(self.styles, chosen, s.turns, seed=seed, step=step, share=self.share)
-        noise = self.share(code_noise(s.stylizer_batch, CHANNELS, seed=seed, step=step))
+        noise = self.share(code_noise(s.contents, CHANNELS, seed=seed, step=step))
         noise = noise.to(images.device, non_blocking=True)
         # In full precision, as RAIN's autoencoder: 8 bits of a descriptor move a whole image.
         with torch.autocast(images.device.type, enabled=False):
@@ -263,9 +263,7 @@ def learn_codes(stylizer: Stylizer, material: Material, settings: Settings, run:
     seed_torch(run.seed, "style autoencoder")
     autoencoder = settings.build_style_vae().to(run.torch_device)
     styles = material.taught.to(run.torch_device)
-    chosen = [
-        choose_styles(styles, settings.stylizer_batch, seed=run.seed, step=i) for i in range(MEASURED_OVER)
-    ]
+    chosen = [choose_styles(styles, settings.contents, seed=run.seed, step=i) for i in range(MEASURED_OVER)]
     autoencoder.standardise(
         torch.cat(
             [

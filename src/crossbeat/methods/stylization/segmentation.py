@@ -54,6 +54,7 @@ class Segmentation(Stage):
         self.partners = (material.partners,)  # read only: no checkpoint holds it
         self.validation = dict(validation)
         self.epsilon: Tensor
+        """`(styles, *code_shape)`: the codes ε, or, where styles have none, AdaConv's descriptors."""
         self.centre: Tensor
         self.spread: Tensor
         codes = 1 if settings.shared_epsilon else settings.batch_size

@@ -40,6 +40,8 @@ PAPER: Final[Mapping[str, Any]] = {
     "spread": "direct",
     "deviation": "free",
     "style_channels": 512,
+    "stylizer_batch": None,
+    "turn_styles": False,
     "stylizer_decay": None,
     "stylizer_warm_up": 0,
     "decoder_start": "random",
@@ -72,6 +74,10 @@ WARM_UP: Final = {"adaconv": 100}
 BUVANEASH/AdaConv rises, too (methods.md 3.6)."""
 PUBLISHED_DECAY: Final = {"rain": 0.0, "adaconv": 2e-4}
 """Few-shot-UDA's falls by the epoch, next to nothing; RElbers/ada-conv-pytorch (methods.md 3.2, 3.6)."""
+PUBLISHED_BATCH: Final = {"rain": 16, "adaconv": 8}
+"""Of the stylizer: Few-shot-UDA; RElbers/ada-conv-pytorch (methods.md 3.2, 3.6)."""
+USES: Final = {"ours": 3, "text": 5, "code": 3}
+"""N by profile, of styles that have codes: Table 2 of the paper has 5 (methods.md 3.5), the code's example 3."""
 
 
 class Settings(Recipe):
@@ -79,8 +85,8 @@ class Settings(Recipe):
 
     PROFILES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "ours": {},
-        "text": {**PAPER, "network": "dru_net", "consistency_weight": 0.0, "joint": True},
-        "code": {**PAPER},
+        "text": {**PAPER, "network": "dru_net", "joint": True},
+        "code": {**PAPER, "select": "target"},
     }
     SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "full": {},
@@ -173,8 +179,8 @@ class Settings(Recipe):
         ge=1,
         description="updates of the stylizer; Few-shot-UDA 200 epochs of 700 pairs, AdaConv 160,000",
     )
-    stylizer_batch: int = Field(
-        16, ge=1, description="contents and styles a step; Few-shot-UDA 16, AdaConv 8"
+    stylizer_batch: int | None = Field(
+        16, ge=1, description="contents and styles a step; null: as published, RAIN 16, AdaConv 8"
     )
     stylizer_learning_rate: float = Field(1e-4, gt=0, description="of Adam, as published for both")
     stylizer_decay: float | None = Field(
@@ -231,7 +237,7 @@ class Settings(Recipe):
         None,
         ge=1,
         le=100,
-        description="N, uses of a source batch: N - 1 ascents; null: 3 with a code, else 1",
+        description="N, uses of a source batch: N - 1 ascents; null: with a code 3, in text 5, else 1",
     )
     match_updates: bool = Field(
         True, description="`steps` updates for every N; false: N times `steps`, as the code"
@@ -293,7 +299,7 @@ class Settings(Recipe):
         """N: how often a source batch is used, each time for one update."""
         if self.epsilon_rounds is not None:
             return self.epsilon_rounds
-        return 3 if self.has_code else 1
+        return USES[self.profile] if self.has_code else 1
 
     @property
     def segmenter_updates(self) -> int:
@@ -312,6 +318,11 @@ class Settings(Recipe):
         given = self.model_dump(mode="json")
         stages = ("encoder", "stylizer", "style_vae") if self.style_vae else ("encoder", "stylizer")
         return {stage: decided_by(stage, given) for stage in stages}
+
+    @property
+    def contents(self) -> int:
+        """How many contents, and as many styles, a step of the stylizer sees over all devices."""
+        return self.stylizer_batch or PUBLISHED_BATCH[self.stylizer]
 
     @property
     def decay(self) -> float:

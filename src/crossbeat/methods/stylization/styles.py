@@ -14,7 +14,7 @@ from torch import Tensor
 from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CohortError
-from crossbeat.methods.recipe import Domains
+from crossbeat.methods.recipe import Domains, what_there_is
 from crossbeat.methods.stylization.settings import Settings
 from crossbeat.prepare.augment import Augmentation, apply, draw
 from crossbeat.prepare.slices import AT_ONCE, SliceBank, batch_generator, build_bank, join_banks
@@ -59,7 +59,7 @@ def gather(domains: Domains, cohort: Cohort, settings: Settings, run: Run) -> Ma
     )
     if settings.stylizer == "none":
         return Material(_read(labelled, settings, run, "reading scans"), None, None, None, tested)
-    wanted = _narrowed(_with_images(domains, cohort), settings, run.seed)
+    wanted = _narrowed(_with_images(domains, cohort, settings), settings, run.seed)
     other = _pretraining(cohort, settings, tested)
     content = _read(labelled, settings, run, "reading scans")
     styles = _shown(_read(wanted, settings, run, "reading styles"), cohort.name)
@@ -164,13 +164,15 @@ def _read(cohort: Cohort, settings: Settings, run: Run, title: str) -> SliceBank
         return build_bank(cohort, settings.preparation, annotated_only=annotated, progress=step)
 
 
-def _with_images(domains: Domains, cohort: Cohort) -> Cohort:
+def _with_images(domains: Domains, cohort: Cohort, settings: Settings) -> Cohort:
     """The target's scans whose images may be seen, by one or two of their frames."""
     if not len(domains.unlabelled):
+        lacking = "no target scan trains" if settings.target else "no `target` is named"
         raise CohortError(
-            f"{cohort.name}: stylization takes its styles from target images, and no target scan trains; name a "
-            "`target` of which some have split train, say `transductive: true` to use the images of those who are "
-            "tested, or `stylizer: none`"
+            f"{cohort.name}: stylization takes its styles from target images, and "
+            f"{lacking} ({what_there_is(cohort, settings.target or {'sequence': []})}); name a `target` of which "
+            "some have split train, say `transductive: true` to use the images of those who are tested, or "
+            "`stylizer: none`"
         )
     return _stills(domains.unlabelled)
 
@@ -210,9 +212,18 @@ def _pretraining(cohort: Cohort, settings: Settings, tested: frozenset[str]) -> 
     splits = {"train", "", "test"} if settings.transductive else {"train", ""}
     found = cohort.where(**settings.pretrain_style).only(lambda row: row.split in splits)
     if not len(found):
+        wanted = ", ".join(
+            f"{column} {'/'.join(values)}" for column, values in settings.pretrain_style.items()
+        )
+        there = len(cohort.where(**settings.pretrain_style))
+        remedy = (
+            f"{there} are tested or validate; set `split` of some to train"
+            if there
+            else what_there_is(cohort, settings.pretrain_style)
+        )
         raise CohortError(
-            f"{cohort.name}: no scan that trains is pretrain_style {settings.pretrain_style}; set `split` of some to "
-            "train, or take pretrain_style out to learn the target's styles"
+            f"{cohort.name}: no scan that trains is of pretrain_style ({wanted}): {remedy}; or take pretrain_style out "
+            "to learn the target's styles"
         )
     both = sorted(set(found.subjects) & tested)
     if both:

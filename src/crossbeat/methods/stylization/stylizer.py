@@ -20,8 +20,7 @@ from crossbeat.methods.keeping import fetch, keep
 from crossbeat.methods.stylization.encoder import Encoder, as_encoder
 from crossbeat.networks.adaconv import AdaConv, DescriptorAutoencoder
 from crossbeat.networks.rain import CHANNELS, Rain, StyleCode, style_of
-
-Size = tuple[int, int]
+from crossbeat.networks.vgg import Size
 
 
 @dataclass
