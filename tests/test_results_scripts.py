@@ -108,18 +108,19 @@ def test_rain_adaconv_averages_seeds_before_patients_and_leaves_a_dash_where_an_
         "| as many updates | 3 | – | – | – | – |",
     ]
     as_setting_0 = scores.assign(arm="setting_0")
-    assert rain_adaconv.by_setting(as_setting_0)[2:] == [
-        "| RAIN | 0.730 ± 0.141 | – | – | – |",
-        "| AdaConv | 0.730 ± 0.141 | – | – | – |",
-    ]
+    assert rain_adaconv.by_setting(as_setting_0)[2] == "| DR-UNet | RAIN | 1 | 0.730 ± 0.141 | – | – | – |"
+    assert rain_adaconv.by_setting(as_setting_0)[6] == "| DRU-net | RAIN | 3 | – | – | – | – |"
     told = rain_adaconv.by_network(as_setting_0)
-    assert "| DR-UNet | none | hd voxel | 7.0 ± 1.4 | 8.0 ± 1.4 | 7.0 ± 1.4 | 7.3 ± 1.4 |" in told
-    assert "| DR-UNet | none | hd mm | 14.0 ± 2.8 | 16.0 ± 2.8 | 14.0 ± 2.8 | 14.6 ± 2.8 |" in told
-    assert "| DR-UNet | none | patients with Dice 0 in every seed | 0 | 0 | 0 |  |" in told
-    nothing = scores.assign(arm="setting_0", value=scores["value"].where(scores["structure"] != "RV", 0.0))
+    assert told[2:] == [
+        "| dice | DR-UNet | none |  | 0 | 0.700 ± 0.141 | 0.800 ± 0.141 | 0.700 ± 0.141 | 0.730 ± 0.141 | 0.047 |",
+        "| hd voxel | DR-UNet | none |  | 0 | 7.0 ± 1.4 | 8.0 ± 1.4 | 7.0 ± 1.4 | 7.3 ± 1.4 | 0.5 |",
+        "| hd mm | DR-UNet | none |  | 0 | 14.0 ± 2.8 | 16.0 ± 2.8 | 14.0 ± 2.8 | 14.6 ± 2.8 | 0.9 |",
+        "| patients of Dice 0 | DR-UNet | none |  | 0 | 0 | 0 | 0 |  |  |",
+    ]
+    nothing = scores.assign(arm="rain_2", value=scores["value"].where(scores["structure"] != "RV", 0.0))
     assert (
-        "| DR-UNet | none | patients with Dice 0 in every seed | 0 | 0 | 2 |  |"
-        in rain_adaconv.by_network(nothing)
+        rain_adaconv.by_network(nothing)[-1]
+        == "| patients of Dice 0 | DR-UNet | RAIN | 3 | 2 | 0 | 0 | 2 |  |  |"
     )
 
 
@@ -128,9 +129,9 @@ def test_rain_adaconv_asks_of_arms_that_the_study_has(rain_adaconv: ModuleType) 
     """Two arms at most are updated less often than the others, for the table that counts as the paper does."""
     study = Study.load(RESULTS.parents[1] / "studies" / "rain_adaconv.yaml")
     asked = {arm for pair in rain_adaconv.PAIRS for arm in pair}
-    for table in (rain_adaconv.TABLE_1, rain_adaconv.TABLE_2, rain_adaconv.TABLE_3):
-        asked |= {arm for arms in table.values() for arm in arms}
-    assert asked <= set(study.arms)
+    for table in (rain_adaconv.SETTINGS, rain_adaconv.TABLE_3):
+        asked |= {arm for arms in table.values() for arm in arms if arm}
+    assert asked | set(rain_adaconv.NETWORKS.values()) <= set(study.arms)
     updates = {name: study.recipe(name).segmenter_updates for name in study.arms}
     assert {name: n for name, n in updates.items() if n != 500} == {
         "rain_1_n1_100_batches": 100,
@@ -507,3 +508,22 @@ def test_styles_of_acdc_are_compared_patient_by_patient(
     assert "9 of 10" in told[2]
     with pytest.raises(FileError, match="crossbeat stylize --segmenter"):
         script.keep(tmp_path / "elsewhere", tmp_path / "kept.csv")
+
+
+def test_divergences_are_kept_of_styles_themselves_and_told_by_region(
+    load_script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(RESULTS))
+    script = load_script("results/style_tables")
+    columns = [f"{region}_from_{side}" for region in script.REGIONS for side in ("content", "style")]
+    lines = [("a", "centre", 1.0, 0.2, 0.5, 0.7), ("b", "centre", 3.0, 0.4, 0.5, float("nan"))]
+    lines.append(("a", "drawn 1", 9.0, 9.0, 9.0, 9.0))
+    table = pd.DataFrame(lines, columns=["subject", "code", *columns]).assign(stylizer="rain", run="/secret")
+    table.to_csv(tmp_path / "styles.csv", index=False)
+    script.keep_divergences(tmp_path, tmp_path / "kept.csv")
+    kept = pd.read_csv(tmp_path / "kept.csv")
+    assert (list(kept), len(kept)) == (["subject", "stylizer", *columns], 2)
+    assert script.divergences(kept)[2:] == [
+        "| rain | myocardium | 2.00 ± 1.41 | 0.30 ± 0.14 | 2 of 2 |",
+        "| rain | heart | 0.50 ± 0.00 | 0.70 ± nan | 0 of 1 |",
+    ]

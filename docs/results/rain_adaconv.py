@@ -2,7 +2,8 @@
 
 Reads rain_adaconv/scores.csv.gz and cells.csv beside this file, writes rain_adaconv/pairs.csv and prints the tables for
 rain_adaconv/README.md. Run from the repository root: `python docs/results/rain_adaconv.py [STYLED]`. STYLED is a folder
-of `crossbeat stylize` with a --segmenter, the check of what stylizers leave of hearts; its structure.csv is kept.
+of `crossbeat stylize` with a --segmenter, the check of what stylizers leave of hearts; its structure.csv is kept, and
+how far its intensities lie from content and style as divergences.csv.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 
 import pandas as pd
 from study_tables import STRUCTURES, compare, head, line_of, table_of_pairs
-from style_tables import by_patient, edges, keep, table
+from style_tables import by_patient, divergences, edges, keep, keep_divergences, table
 
 from crossbeat.study.evidence import TARGET, read_evidence
 from crossbeat.study.league import league
@@ -22,6 +23,7 @@ from crossbeat.study.plan import LOWER, UPPER, Study
 
 HERE: Final = Path(__file__).with_name("rain_adaconv")
 STRUCTURE: Final = HERE / "structure.csv"
+DIVERGENCES: Final = HERE / "divergences.csv"
 PAIRS: Final = {
     ("rain_1", "setting_0"): "RAIN that learnt T2",
     ("rain_2", "setting_0"): "RAIN that learnt LGE",
@@ -29,29 +31,53 @@ PAIRS: Final = {
     ("adaconv_1", "setting_0"): "AdaConv that learnt T2",
     ("adaconv_2", "setting_0"): "AdaConv that learnt LGE",
     ("adaconv_3", "adaconv_2"): "AdaConv, the patient's own LGE in place of anyone's",
+    ("setting_0_8", "setting_0"): "as many plain slices more",
+    ("rain_1", "setting_0_8"): "RAIN that learnt T2, in place of as many plain slices more",
+    (
+        "rain_1_n1",
+        "setting_0_8",
+    ): "RAIN that learnt T2, without a search, in place of as many plain slices more",
+    ("rain_2", "setting_0_8"): "RAIN that learnt LGE, in place of as many plain slices more",
+    (
+        "rain_2_n1",
+        "setting_0_8",
+    ): "RAIN that learnt LGE, without a search, in place of as many plain slices more",
+    ("adaconv_1", "setting_0_8"): "AdaConv that learnt T2, in place of as many plain slices more",
+    ("adaconv_2", "setting_0_8"): "AdaConv that learnt LGE, in place of as many plain slices more",
+    ("source_only", "setting_0_8"): "the baseline's loss and settings, as many plain slices",
     ("rain_1_n1", "adaconv_1"): "RAIN without a search in place of AdaConv",
     ("rain_1", "adaconv_1"): "RAIN with a search in place of AdaConv",
     ("rain_1_n5", "adaconv_1"): "RAIN with four ascents in place of AdaConv",
-    ("adaconv_1", "source_only"): "AdaConv that learnt T2, in place of as many plain slices more",
+    ("adaconv_1", "source_only"): "AdaConv that learnt T2, in place of the baseline",
     ("adaconv_1", "random_contrast"): "AdaConv that learnt T2, in place of random contrast",
-    ("rain_1", "source_only"): "RAIN that learnt T2, in place of as many plain slices more",
+    ("rain_1", "source_only"): "RAIN that learnt T2, in place of the baseline",
+    ("rain_2_n1", "source_only"): "RAIN that learnt LGE, without a search, in place of the baseline",
     ("rain_1_n1", "setting_0"): "RAIN that learnt T2, without a search",
     ("rain_1", "rain_1_n1"): "two ascents a batch, with as many updates",
     ("rain_1_n5", "rain_1_n1"): "four ascents a batch, with as many updates",
     ("rain_1_n5", "rain_1"): "four ascents a batch in place of two, with as many updates",
     ("rain_1_n5", "rain_1_n5_held"): "four ascents a batch, in place of its first style five times",
     ("rain_1_n5_held", "rain_1_n1"): "each batch five times in one style, with as many updates",
-    ("rain_1_n5", "source_only"): "RAIN with four ascents, in place of as many plain slices more",
+    ("rain_1_n5", "source_only"): "RAIN with four ascents, in place of the baseline",
     ("rain_1_n5", "random_contrast"): "RAIN with four ascents in place of random contrast",
+    ("rain_2_n5", "rain_2_n1"): "four ascents a batch, with as many updates, RAIN that learnt LGE",
+    ("rain_1_n5_held", "rain_1_n1_100_batches"): "five times the updates on the same batches, in one style",
     ("rain_1_n3_100_batches", "rain_1_n1_100_batches"): "two ascents and three times the updates",
     ("rain_1_n5", "rain_1_n3_100_batches"): "four ascents and five thirds of the updates",
+    ("adaconv_2_codes_n1", "adaconv_2"): "codes for AdaConv, as many contents",
+    ("adaconv_2_codes", "adaconv_2_codes_n1"): "AdaConv's search, as many updates on fewer contents",
     ("adaconv_2_codes", "adaconv_2"): "codes and a search for AdaConv",
     ("rain_2_structure", "rain_2"): "edges that stay, RAIN",
     ("adaconv_2_structure", "adaconv_2"): "edges that stay, AdaConv",
     ("rain_1_dru_net", "setting_0_dru_net"): "RAIN that learnt T2, on DRU-net",
     ("adaconv_1_dru_net", "setting_0_dru_net"): "AdaConv that learnt T2, on DRU-net",
+    ("rain_2_dru_net", "setting_0_dru_net"): "RAIN that learnt LGE, on DRU-net",
+    ("adaconv_2_dru_net", "setting_0_dru_net"): "AdaConv that learnt LGE, on DRU-net",
+    ("rain_3_dru_net", "setting_0_dru_net"): "RAIN, the patient's own LGE, on DRU-net",
+    ("adaconv_3_dru_net", "setting_0_dru_net"): "AdaConv, the patient's own LGE, on DRU-net",
     ("random_contrast", "source_only"): "random contrast, 8 slices an update",
     ("rain_2", "random_contrast"): "RAIN in place of random contrast",
+    ("rain_2_n1", "random_contrast"): "RAIN without a search in place of random contrast",
     ("rain_2", "rain_2_n1"): "RAIN's search, as many updates on fewer contents",
     ("rain_2_n1", "adaconv_2"): "RAIN in place of AdaConv, as many contents",
     ("setting_0_random_contrast", "setting_0"): "random contrast alone",
@@ -69,16 +95,17 @@ PAIRS: Final = {
     ("rain_2_n1_random_contrast_8", "random_contrast"): "RAIN on random contrast, as many contents",
 }
 """What is asked: (arm, the arm without that step)."""
-TABLE_1: Final = {
-    "RAIN": ("setting_0", "rain_1", "rain_2", "rain_3"),
-    "AdaConv": ("setting_0", "adaconv_1", "adaconv_2", "adaconv_3"),
+NETWORKS: Final = {"DR-UNet": "setting_0", "DRU-net": "setting_0_dru_net"}
+"""By network the arm of setting 0."""
+SETTINGS: Final = {
+    ("DR-UNet", "RAIN", 1): ("rain_1_n1", "rain_2_n1", ""),
+    ("DR-UNet", "RAIN", 3): ("rain_1", "rain_2", "rain_3"),
+    ("DR-UNet", "RAIN", 5): ("rain_1_n5", "rain_2_n5", ""),
+    ("DR-UNet", "AdaConv", 1): ("adaconv_1", "adaconv_2", "adaconv_3"),
+    ("DRU-net", "RAIN", 3): ("rain_1_dru_net", "rain_2_dru_net", "rain_3_dru_net"),
+    ("DRU-net", "AdaConv", 1): ("adaconv_1_dru_net", "adaconv_2_dru_net", "adaconv_3_dru_net"),
 }
-"""By stylizer the arms of settings 0 to 3."""
-TABLE_2: Final = {
-    "DR-UNet": ("setting_0", "rain_1", "adaconv_1"),
-    "DRU-net": ("setting_0_dru_net", "rain_1_dru_net", "adaconv_1_dru_net"),
-}
-"""By network the arms without stylization, with RAIN and with AdaConv, in setting 1."""
+"""By network, stylizer and N the arms of settings 1 to 3; '' where the study has none."""
 TABLE_3: Final = {
     "as many updates": ("rain_1_n1", "rain_1", "rain_1_n5"),
     "as many batches": ("rain_1_n1_100_batches", "rain_1_n3_100_batches", "rain_1_n5"),
@@ -96,32 +123,38 @@ def over_patients(scores: pd.DataFrame, metric: str, unit: str = "") -> pd.DataF
 
 
 def by_setting(scores: pd.DataFrame) -> list[str]:
-    """Table 1: mean Dice of LV, MYO and RV by stylizer and setting; a dash where an arm is still to come."""
+    """Mean Dice of LV, MYO and RV by network, stylizer, N and setting; a dash where there is no such arm."""
     dice = over_patients(scores, "dice")
-    lines = head(("Dice, mean of structures", *(f"setting {i}" for i in range(4))))
-    return lines + [
-        line_of(name, *(_told(dice, arm, "mean") for arm in arms)) for name, arms in TABLE_1.items()
-    ]
+    lines = head(("Network", "Stylizer", "N", *(f"setting {i}" for i in range(4))))
+    for (network, stylizer, n), arms in SETTINGS.items():
+        told = [_told(dice, arm, "mean") for arm in (NETWORKS[network], *arms)]
+        lines.append(line_of(network, stylizer, str(n), *told))
+    return lines
 
 
 def by_network(scores: pd.DataFrame) -> list[str]:
-    """Table 2: Dice, Hausdorff distances and how many patients have no Dice in any seed, by structure and network."""
-    dice, *distances = (over_patients(scores, *of) for of in (("dice",), ("hd", "voxel"), ("hd", "mm")))
-    lines = head(("Network", "Stylizer", "Measure", *STRUCTURES))
-    for measure, found, digits in (
-        ("dice", dice, 3),
-        ("hd voxel", distances[0], 1),
-        ("hd mm", distances[1], 1),
-    ):
-        for network, arms in TABLE_2.items():
-            for arm, stylizer in zip(arms, ("none", "RAIN", "AdaConv"), strict=True):
+    """Table 2: Dice and Hausdorff distances by structure, and of the means the SD over structures, as printed there.
+
+    Last, how many patients have no Dice in any seed. Arms that are still to come are left out.
+    """
+    rows = [(network, "none", "", 0, arm) for network, arm in NETWORKS.items()]
+    rows += [(*of, i, arm) for of, arms in SETTINGS.items() for i, arm in enumerate(arms, 1)]
+    rows.sort(key=lambda row: list(NETWORKS).index(row[0]))
+    lines = head(("Measure", "Network", "Stylizer", "N", "Setting", *STRUCTURES, "SD over structures"))
+    for metric, unit, digits in (("dice", "", 3), ("hd", "voxel", 1), ("hd", "mm", 1)):
+        found = over_patients(scores, metric, unit)
+        for *of, arm in rows:
+            if arm in found.index:
                 told = [_told(found, arm, structure, digits) for structure in STRUCTURES]
-                lines.append(line_of(network, stylizer, measure, *told))
-    for network, arms in TABLE_2.items():
-        for arm, stylizer in zip(arms, ("none", "RAIN", "AdaConv"), strict=True):
-            there = arm in dice.index
-            told = [str(int((dice.loc[arm, s] == 0).sum())) if there else "–" for s in STRUCTURES[:-1]]
-            lines.append(line_of(network, stylizer, "patients with Dice 0 in every seed", *told, ""))
+                between = found.loc[arm][list(STRUCTURES[:-1])].mean().std(ddof=0)
+                lines.append(
+                    line_of(f"{metric} {unit}".strip(), *map(str, of), *told, f"{between:.{digits}f}")
+                )
+    dice = over_patients(scores, "dice")
+    for *of, arm in rows:
+        if arm in dice.index:
+            told = [str(int((dice.loc[arm, s] == 0).sum())) for s in STRUCTURES[:-1]]
+            lines.append(line_of("patients of Dice 0", *map(str, of), *told, "", ""))
     return lines
 
 
@@ -169,6 +202,7 @@ def main(words: Sequence[str]) -> None:
     """Print the tables in the order of the page; those that need both bounds where they are there."""
     if words:
         keep(Path(words[0]), STRUCTURE)
+        keep_divergences(Path(words[0]), DIVERGENCES)
     evidence = read_evidence(HERE)
     ranked = evidence.scores[evidence.scores["part"] == TARGET]
     parts = []
@@ -181,6 +215,8 @@ def main(words: Sequence[str]) -> None:
     if STRUCTURE.exists():
         kept = pd.read_csv(STRUCTURE)
         parts += [table(by_patient(kept)), edges(kept)]
+    if DIVERGENCES.exists():
+        parts.append(divergences(pd.read_csv(DIVERGENCES)))
     print("\n\n".join("\n".join(lines) for lines in parts))
 
 

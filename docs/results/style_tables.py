@@ -13,6 +13,8 @@ from crossbeat.errors import FileError
 from crossbeat.report.wording import p_value, signed
 from crossbeat.statistics import bootstrap_interval, holm, wilcoxon
 
+REGIONS: Final = ("myocardium", "heart")
+"""Where intensities are compared."""
 COLUMNS: Final = ("subject", "stylizer", "frame", "phase", "structure", "metric", "content", "stylised")
 
 
@@ -22,6 +24,29 @@ def keep(folder: Path, kept: Path) -> None:
     if not found.exists():
         raise FileError(found, "is not there; `crossbeat stylize --segmenter RUN -o FOLDER` writes it")
     pd.read_csv(found)[list(COLUMNS)].to_csv(kept, index=False, float_format="%.5g", lineterminator="\n")
+
+
+def keep_divergences(folder: Path, kept: Path) -> None:
+    """How far histograms of stylised scans lie from contents' and styles', of styles that were not drawn from codes."""
+    found = pd.read_csv(folder / "styles.csv")
+    found = found[~found["code"].str.startswith("drawn")]
+    columns = [f"{region}_from_{side}" for region in REGIONS for side in ("content", "style")]
+    found[["subject", "stylizer", *columns]].to_csv(
+        kept, index=False, float_format="%.5g", lineterminator="\n"
+    )
+
+
+def divergences(kept: pd.DataFrame) -> list[str]:
+    """KL divergence in nats of the stylised histogram, mean ± SD over scans: a row a stylizer and region."""
+    lines = head(("Stylizer", "Region", "from the content's", "from the style's", "nearer the style's in"))
+    for stylizer, rows in kept.groupby("stylizer", sort=False):
+        for region in REGIONS:
+            content, style = rows[f"{region}_from_content"], rows[f"{region}_from_style"]
+            both = content.notna() & style.notna()
+            told = (f"{of.mean():.2f} ± {of.std():.2f}" for of in (content, style))
+            nearer = f"{(style < content).sum()} of {both.sum()}"
+            lines.append(line_of(str(stylizer), region, *told, nearer))
+    return lines
 
 
 def by_patient(kept: pd.DataFrame) -> pd.DataFrame:
