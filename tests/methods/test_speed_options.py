@@ -80,6 +80,7 @@ def test_speed_options_never_change_the_batch_sequence(
 
     monkeypatch.setattr(SliceBank, "batch", watched)
     monkeypatch.setattr(nn.Module, "compile", lambda network: compiled.append(network))
+    monkeypatch.setattr(torch, "compile", lambda further: further)
     plain = batches(
         "plain", Run(tmp_path / "plain", device="cpu", precision="32", progress=False, compile=False)
     )

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_stages import COHORT, ROUNDS, STEPS, Adversarial, Falling, quiet_run, weight, weights
+from small_stages import COHORT, ROUNDS, STEPS, Adversarial, Falling, batch, quiet_run, weight, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossbeat.errors import RunError, SettingsError
 from crossbeat.training import Run, dry_run, fit, seed_torch
@@ -351,6 +351,44 @@ def test_bfloat16_reaches_the_networks_in_training_and_validation(tmp_path: Path
     fit(stage, rounds=1, steps_per_round=2)
     assert seen == {torch.bfloat16}
     assert stage.generator[0].weight.dtype == torch.float32
+
+
+def test_every_way_through_a_network_is_compiled_within_the_training_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages may call `forward_with_…` in place of the network; what is compiled of them is left at the end."""
+
+    class Shown(nn.Sequential):
+        def forward_with_sum(self, image: Tensor) -> tuple[Tensor, Tensor]:
+            return self(image), image.sum()
+
+    class Both(Adversarial):
+        def __init__(self, run: Run) -> None:
+            super().__init__(run)
+            self.generator = Shown(*self.generator)
+
+        def update(self, step: int) -> dict[str, Tensor]:
+            self.generator.forward_with_sum(batch(0, step))
+            return super().update(step)
+
+    compiled: list[str] = []
+
+    def compiles(given: Any) -> Any:
+        def called(*images: Tensor) -> Any:
+            compiled.append(given.__name__)
+            return given(*images)
+
+        return called
+
+    monkeypatch.setattr(torch, "compile", compiles)
+    monkeypatch.setattr(nn.Module, "compile", lambda network: None)
+    for wanted in (True, False):
+        run = quiet_run(tmp_path / str(wanted), compile=wanted)
+        run.open({}, COHORT, "toy")
+        stage = Both(run)
+        fit(stage, rounds=1, steps_per_round=2)
+        assert compiled == ["forward_with_sum"] * 2
+        assert "forward_with_sum" not in vars(stage.generator)
 
 
 def test_deterministic_holds_within_the_training_only(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ from crossbeat.training.stopping import Stopping
 
 Select = Literal["last", "source", "target"]
 _WATCHED: Final[dict[Select, str | None]] = {"last": None, "source": "dice_source", "target": "dice_target"}
+FURTHER: Final = "forward_with_"
+"""How methods of a network begin that stages call in place of the network itself; they are compiled as it is."""
 
 
 @dataclass(frozen=True)
@@ -191,14 +193,21 @@ def _compiled(stage: Stage, wanted: bool) -> Iterator[None]:
     import torch._dynamo
 
     networks = list(stage.networks())
+    further = [
+        (network, name) for network in networks for name in dir(type(network)) if name.startswith(FURTHER)
+    ]
     for network in networks:
         network.compile()
+    for network, name in further:
+        setattr(network, name, torch.compile(getattr(network, name)))
     try:
         with torch._dynamo.config.patch(suppress_errors=stage.run.compile is None):
             yield
     finally:
         for network in networks:
             network._compiled_call_impl = None
+        for network, name in further:
+            delattr(network, name)
 
 
 @contextmanager
