@@ -294,7 +294,7 @@ def test_tag_tables_count_over_frames_as_printed_and_over_patients_as_sound(
         published, study, "dice"
     )
     assert module.table_4(tag_frames, study)[2:] == [
-        "| 0.05 | 0.725 ± 0.128 | 0.725 ± 0.035 | – | 2.75 ± 1.28 | 2.75 ± 0.35 | – |"
+        "| 0.05 | 0.725 ± 0.128 | 0.725 ± 0.035 | 0.801 | 2.75 ± 1.28 | 2.75 ± 0.35 | 5.616 |"
     ]
     few = tag_frames.replace({"arm": {"physics": "physics_5_percent"}})
     assert module.table_by_labels(few)[2:] == [
@@ -311,6 +311,11 @@ def test_tag_steps_are_paired_where_both_arms_have_a_value(
     assert row.startswith(
         "| cine and lines by physics first | `scratch` | +0.075 | +0.075 | +0.075 | +0.075 |"
     )
+
+
+def few_labels(frames: pd.DataFrame) -> pd.DataFrame:
+    """Scratch at 100 and at 5 % of the labels."""
+    return pd.concat([frames, frames.replace({"arm": {"scratch": "scratch_5_percent"}})], ignore_index=True)
 
 
 @pytest.mark.slow
@@ -332,7 +337,9 @@ def test_tag_frames_are_counted_and_groups_kept_apart(
     with pytest.raises(RunError, match="scans of 1 to 2 scored frames"):
         module.frames_of(uneven)
     module.draw(tag_frames, tmp_path / "by_frame.png")
-    assert (tmp_path / "by_frame.png").stat().st_size > 10_000
+    module.draw_by_labels(few_labels(tag_frames), tmp_path / "by_labels.png")
+    for name in ("by_frame", "by_labels"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
 
 
 def test_tag_contours_are_of_the_slice_in_two_dimensions(

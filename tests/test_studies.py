@@ -16,9 +16,15 @@ from crossbeat.case import Case
 from crossbeat.cli import app, method_command
 from crossbeat.cohort import COLUMNS, Cohort, Row
 from crossbeat.methods import METHODS
+from crossbeat.methods.recipe import find_domains
+from crossbeat.methods.tag_pretraining import Settings as TagSettings
+from crossbeat.methods.tag_pretraining.disguises import _cine as cyclegan_cine
 from crossbeat.networks import SEGMENTERS
 from crossbeat.study.demo import demo_study
 from crossbeat.study.plan import LOWER, UPPER, Study, plan
+from crossbeat.synthetic import Hearts
+from crossbeat.synthetic.enrolment import enrol
+from crossbeat.synthetic.made import _split_as_dhaene2023 as split_as_dhaene2023
 from crossbeat.training import Run
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +136,46 @@ def test_scans_that_were_tagged_by_formula_are_never_the_target(
     for cell in plan(study, both):
         assert {row.centre for row in cell.tested} == {"tagged"}
         assert cell.settings.source == {"sequence": ["bssfp"], "centre": ["phantom"]} or cell.arm == UPPER
+
+
+def enrolled(study: Study) -> Cohort:
+    """The rows that the study's phantom has, in their splits; nothing is painted."""
+    hearts = Hearts(**study.phantom.model_dump(mode="json"))
+    people = enrol(hearts.subjects, hearts.sequences, hearts.vendors, site=hearts.site, slices=hearts.slices)
+    rows = [
+        Row(f"p{i:03}", f"p{i:03}_{sequence}", sequence, "-", centre=one.centre, group=one.group, labels="-")
+        for i, one in enumerate(people)
+        for sequence in one.sequences
+    ]
+    return split_as_dhaene2023(Cohort(tuple(rows)), hearts)
+
+
+def test_the_cyclegan_of_dhaene2023_sees_cine_of_nobody_who_is_labelled_or_looked_at(tmp_path: Path) -> None:
+    """methods.md 4.5 and 4.6: 25 labelled sources; of the site's 50 boys 10 are tested, 10 validate, 30 are left."""
+    study = Study.load(ROOT / "studies" / "dhaene2023.yaml")
+    cohort = enrolled(study)
+    arms = [name for name in study.arms if name.startswith("cyclegan")]
+    assert len(arms) == 8
+    for name in arms:
+        settings = study.recipe(name)
+        assert isinstance(settings, TagSettings)
+        domains = find_domains(cohort, settings, seed=0)
+        cine = cyclegan_cine(cohort, domains, settings, Run(tmp_path))
+        assert len(domains.source.subjects) == 25
+        assert len(cine.subjects) == 30
+        looked_at = {row.subject for row in cohort if row.split in ("test", "validation")}
+        assert len(looked_at) == 20
+        assert not set(cine.subjects) & (set(domains.source.subjects) | looked_at)
+
+
+def test_arms_of_dhaene2023_are_updated_alike_but_for_those_that_say_so() -> None:
+    """The paper's chain: 500 updates a stage."""
+    study = Study.load(ROOT / "studies" / "dhaene2023.yaml")
+    own = {name: study.recipe(name).segmenter_updates for name in study.arms}
+    longer = {"published": (500, 1500, 1500), "constant": (500, 1000, 1500, 1500)}
+    for word, counts in longer.items():
+        assert tuple(n for name, n in own.items() if name.endswith(word)) == counts
+    assert {n for name, n in own.items() if not name.endswith(tuple(longer))} == {1000}
 
 
 def test_lines_that_stand_fade_and_move_are_made_as_training_draws_them() -> None:

@@ -6,7 +6,7 @@ the table. As well: as scratch's best validation Dice (the paper's claim, 6 time
 
 Each stage has a one-cycle schedule of its own, and every schedule ends at its best: where scratch has twice as many
 updates on labels as the others, as under matched updates, the last level says little more than that. Arms called
-published have equally many.
+constant have a constant learning rate and equally many updates on labels; they are the answer, and the figure's.
 
 Run from the repository root: `python docs/results/convergence.py [OUT]`; `--help` tells of other studies.
 """
@@ -33,7 +33,7 @@ from crossbeat.report.svg import SERIES
 
 HERE: Final = Path(__file__).parent
 ARMS: Final = ("scratch", "cine", "physics", "cyclegan")
-PUBLISHED: Final = tuple(f"{arm}_published" for arm in ARMS)
+CONSTANT: Final = tuple(f"{arm}_constant" for arm in ARMS)
 LEVELS: Final = (0.95, 0.99, 1.0)
 """Shares of scratch's best Dice that are waited for."""
 STAGES: Final = ("cine", "tags", "finetuning")
@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("out", nargs="?", type=Path, help="folder of a study; without it the kept curves")
     parser.add_argument("--into", default="dhaene2023", help="folder beside this file to keep them in")
     parser.add_argument(
-        "--arms", default=",".join((*ARMS, *PUBLISHED)), help="with commas; scratch is among them"
+        "--arms", default=",".join((*ARMS, *CONSTANT)), help="with commas; scratch is among them"
     )
     given = parser.parse_args()
     folder = HERE / given.into
@@ -220,13 +220,14 @@ def main() -> None:
     if not (folder / "curves.csv").exists():
         raise FileError(folder / "curves.csv", "does not exist; name the folder of a study, which makes it")
     curves = pd.read_csv(folder / "curves.csv")
-    matched = curves[~curves["arm"].isin(PUBLISHED)]
-    groups = {"scratch": matched, "scratch_published": curves[curves["arm"].isin(PUBLISHED)]}
+    constant = curves[curves["arm"].isin(CONSTANT)]
+    matched = curves[~curves["arm"].isin(CONSTANT)]
+    groups = {"scratch_constant": constant, "scratch": matched}
     found = {reference: convergence(part, reference) for reference, part in groups.items() if len(part)}
     if not any(found.values()):
         raise RunError(f"{folder / 'curves.csv'}: has no curve of scratch, which the others are measured by")
     write([one for part in found.values() for one in part], folder / "convergence.csv")
-    draw(matched, folder / "convergence.png")
+    draw(constant if len(constant) else matched, folder / "convergence.png")
     print("\n\n".join("\n".join(table_of(part, reference)) for reference, part in found.items() if part))
 
 

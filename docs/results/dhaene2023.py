@@ -1,8 +1,9 @@
 """Cine that looks tagged, from its kept scores: Tables 3 and 4 of Dhaene 2023, fewer labels, frames and groups.
 
 Reads dhaene2023/scores.csv.gz and cells.csv beside this file, prints the tables for dhaene2023/README.md and draws
-dhaene2023/by_frame.png. Given the folder of the study it first keeps from its cells, in dhaene2023/contours.csv, what
-the evidence leaves out: HD95 of contours. Run from the repository root: `python docs/results/dhaene2023.py [OUT]`.
+by_frame.png and by_labels.png there. Given the folder of the study it first keeps from its cells, in
+dhaene2023/contours.csv, what the evidence leaves out: HD95 of contours. Run from the repository root:
+`python docs/results/dhaene2023.py [OUT]`.
 
 A tagged scan has one slice. HD95 of a volume, which the evidence keeps, takes every pixel of one slice for its surface,
 and so comes out smaller than the paper's, which is of contours in 2-D.
@@ -39,9 +40,9 @@ STRATEGIES: Final = ("scratch", "cine", "physics", "cyclegan")
 TABLE_3: Final = (
     "source_only",
     *STRATEGIES,
+    "physics_alone",
     "physics_static",
     "scratch_published",
-    "cine_published",
     "physics_published",
     "cyclegan_published",
     "scratch_dynunet",
@@ -66,8 +67,10 @@ PAIRS: Final = {
     ("cyclegan", "cine"): "a CycleGAN's likeness, in place of half the cine",
     ("physics", "cyclegan"): "physics in place of a CycleGAN",
     ("physics", "physics_static"): "lines that fade and vary, in place of the paper's",
-    ("physics_published", "cine_published"): "lines as an extra stage, as published",
-    ("cine_published", "scratch_published"): "cine as an extra stage, as published",
+    ("physics_alone", "scratch"): "lines by physics first, without plain cine",
+    ("physics_alone", "cine"): "lines by physics in place of cine, one stage each",
+    ("physics_published", "cine"): "lines as an extra stage, as published",
+    ("cine", "scratch_published"): "cine as an extra stage, as published",
     ("scratch", "scratch_no_shape_loss"): "the shape-aware loss",
     ("scratch_vae", "scratch"): "the VAE's loss",
     ("scratch_random_contrast", "scratch"): "random contrast",
@@ -75,6 +78,8 @@ PAIRS: Final = {
     ("physics_5_percent", "scratch_5_percent"): "cine and lines first, 5 % of the labels",
     ("physics_5_percent", "cine_5_percent"): "lines in place of half the cine, 5 % of the labels",
     ("physics_no_labels", "cine_no_labels"): "lines in place of half the cine, no label",
+    ("cine_dynunet", "scratch_dynunet"): "cine first, DynUNet",
+    ("physics_dynunet", "scratch_dynunet"): "cine and lines first, DynUNet",
     (
         "scratch_dynunet",
         "scratch_no_shape_loss",
@@ -171,7 +176,7 @@ def table_3(
         for structure in STRUCTURES:
             told = [
                 *_both(frames, arm, structure, metric),
-                _printed(study, arm, structure, metric),
+                _printed(study, "Table 3", arm, structure, metric),
                 *(() if training is None else _trained(training, arm, structure, metric)),
             ]
             lines.append(line_of(f"`{arm}`", structure, *told))
@@ -211,7 +216,10 @@ def table_4(frames: pd.DataFrame, study: Study) -> list[str]:
             told = [
                 text
                 for metric in ("dice", "hd95")
-                for text in (*_both(frames, arm, "MYO", metric), _printed(study, arm, "MYO", metric))
+                for text in (
+                    *_both(frames, arm, "MYO", metric),
+                    _printed(study, "Table 4", arm, "MYO", metric),
+                )
             ]
             lines.append(line_of(f"{weight:g}", *told))
     return lines
@@ -222,9 +230,9 @@ def _both(frames: pd.DataFrame, arm: str, structure: str, metric: str) -> list[s
     return [_mean_and_sd(*way(frames, arm, structure, metric), metric) for way in ways]
 
 
-def _printed(study: Study, arm: str, structure: str, metric: str) -> str:
+def _printed(study: Study, table: str, arm: str, structure: str, metric: str) -> str:
     for value in study.published:
-        if (value.arm, value.structure, value.metric) == (arm, structure, metric):
+        if (value.where, value.arm, value.structure, value.metric) == (table, arm, structure, metric):
             return f"{value.value:.3f}" + (f" ± {value.sd:.3f}" if value.sd is not None else "")
     return "–"
 
@@ -257,6 +265,33 @@ def table_by_labels(frames: pd.DataFrame) -> list[str]:
         if any(word != "–" for word in told):
             lines.append(line_of(f"`{strategy}`", *told))
     return lines
+
+
+def draw_by_labels(frames: pd.DataFrame, path: Path) -> None:
+    """The curve of `table_by_labels`: a line a strategy, with the 95 % bootstrap interval over patients."""
+    table = by_labels(frames)
+    figure, axes = plt.subplots(figsize=(8, 4.4))
+    for strategy, colour in zip(STRATEGIES, SERIES, strict=False):
+        own = table[table["strategy"] == strategy]
+        shares = [share for share in SHARES if (own["share"] == share).any()]
+        values = [own[own["share"] == share] for share in shares]
+        x = [SHARES.index(share) for share in shares]
+        ends = [bootstrap_interval(v["dice"], list(v["subject"])) for v in values]
+        axes.fill_between(
+            x, [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.15, linewidth=0
+        )
+        if x:
+            means = [v["dice"].mean() for v in values]
+            axes.plot(x, means, color=colour, linewidth=2, marker="o", markersize=5, label=strategy)
+    axes.set_xticks(range(len(SHARES)), [f"{share} %" for share in SHARES])
+    axes.set_xlabel("labels of the target that are learnt from", fontsize=12)
+    axes.set_ylabel("Dice, mean of structures", fontsize=12)
+    axes.tick_params(labelsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=12, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def differences(frames: pd.DataFrame, asked_of: Mapping[tuple[str, str], str] = PAIRS) -> list[str]:
@@ -320,20 +355,20 @@ def table_by_group(frames: pd.DataFrame) -> list[str]:
 
 def draw(frames: pd.DataFrame, path: Path, structure: str = "MYO") -> None:
     """Dice by frame of the cycle, and by group: violins over frames, as the paper has them, with a dot a patient."""
-    figure, (left, right) = plt.subplots(2, 1, figsize=(8, 7.4))
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(8, 7.4))
     table = by_frame(frames, structure)
     colours = dict(zip(STRATEGIES, SERIES, strict=False))
     for arm in table:
-        left.plot(
+        upper.plot(
             table.index, table[arm], color=colours[arm], linewidth=2, marker="o", markersize=4, label=arm
         )
-    left.set_xlabel("frame of the cycle; lines are laid in frame 0", fontsize=12)
-    left.legend(
+    upper.set_xlabel("frame of the cycle; lines are laid in frame 0", fontsize=12)
+    upper.legend(
         frameon=False, fontsize=12, ncols=len(table.columns), loc="lower center", bbox_to_anchor=(0.5, 1)
     )
     rows = frames[frames["structure"] == structure]
-    _violins(right, rows, list(table), colours)
-    for axes in (left, right):
+    _violins(lower, rows, list(table), colours)
+    for axes in (upper, lower):
         axes.set_ylabel(f"Dice, {structure}", fontsize=12)
         axes.tick_params(labelsize=11)
         axes.spines[["top", "right"]].set_visible(False)
@@ -391,6 +426,7 @@ def main(words: Sequence[str]) -> None:
         ],
     ]
     draw(frames, HERE / "by_frame.png")
+    draw_by_labels(frames, HERE / "by_labels.png")
     print("\n\n".join("\n".join(lines) for lines in parts))
 
 
