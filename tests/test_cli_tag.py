@@ -256,8 +256,10 @@ def test_images_can_have_the_mean_of_the_authors(data: Path, tmp_path: Path) -> 
     ("options", "words"),
     [
         ({"spacing_mm": 7.0, "spacing_px": 5.0}, "--spacing-mm and --spacing-px say the same thing"),
-        ({"contrast": "cubic"}, "'cubic' is none of sqrt, power0.4_myo, none"),
+        ({"contrast": "cubic"}, "--contrast cubic: is none of sqrt, power0.4_myo, none"),
         ({"flip_deg": 0.0}, "flip angle within"),
+        ({"fields": Path("nowhere")}, "--fields nowhere: there is no such folder; `crossbeat propagate"),
+        ({"noise_sd": -0.1}, "noise_sd must be a range from low to high, got 0 to -0.1"),
         ({"where": "vendor=C"}, "no scan of cohort matches vendor=C; choose others with --where"),
     ],
 )
@@ -275,8 +277,12 @@ def test_what_cannot_be_asked_is_refused_before_a_folder_is_made(
         ({"spacing_mm": 4.9}, "scan 'anna': tags 4.9 apart on pixels of 2.5: .* a spacing of 5 or more"),
         ({"spacing_px": 1.9}, "scan 'anna': tags 1.9 apart on pixels of 1:"),
         (
-            {"fields": Path("nowhere")},
-            r"scan 'anna': has no displacement nowhere/anna\.nii\.gz; write it with",
+            {"fields": Path(__file__).parent},
+            r"scan 'anna': has no displacement \S*tests/anna\.nii\.gz; write it with",
+        ),
+        (
+            {"spacing_mm": 7.0, "vary": 0.5},
+            r"tags 3.5 apart \(3.5 to 10.5, as it is varied\) on pixels of 2.5",
         ),
         ({"fade": True, "where": "scan=anna_lge"}, "scan 'anna_lge': has one frame, so nothing fades"),
     ],

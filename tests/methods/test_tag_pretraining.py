@@ -477,6 +477,21 @@ def test_a_dry_run_repaints_a_few_slices_and_tells_what_all_cost(
     assert run.estimates["repainting the source"].updates == 6
 
 
+def test_few_labels_of_the_target_are_remarked_on(cohort: Cohort, tmp_path: Path) -> None:
+    """One patient trains, or nobody validates: training goes on, and says so."""
+    few = cohort.only(lambda row: row.sequence != "tagged" or row.subject in ("s3", "s9"))
+    both = replace(cohort, rows=(*cohort.rows, row_of(7, "tagged", "validation")))
+    for name, rows, told in (
+        ("few", few, "1 train and 0"),
+        ("none", cohort, "3 train and 0"),
+        ("both", both, ""),
+    ):
+        material_of(rows, tmp_path / name, strategy="scratch", target_labels="train")
+        said = "of the target's labelled patients" in notes_in(tmp_path / name)
+        assert said == bool(told)
+        assert told in notes_in(tmp_path / name)
+
+
 def test_cine_of_a_tested_patient_is_refused(cohort: Cohort, tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="also show cine to the CycleGAN, 's9' first"):
         material_of(cohort, tmp_path, strategy="cyclegan", translate_from={"subject": ["s3", "s9"]})
@@ -502,6 +517,10 @@ def test_scans_tagged_beforehand_take_the_place_of_tags_drawn_here(cohort: Cohor
     )
     target = (material.domains.target_validation, material.domains.unlabelled)
     assert not {row.scan for part in target for row in part} & {"s7_made", "s8_made"}
+    with pytest.raises(
+        CohortError, match=r"no column 'tag_set'; .*that `crossbeat tag --with-originals --suffix"
+    ):
+        material_of(both, tmp_path / "unmade", simulated={"tag_set": "moving"})
     with pytest.raises(CohortError, match="no labelled training scan is simulated"):
         material_of(both, tmp_path / "none", simulated={"tagged_from": "lge"})
     tested = replace(both, rows=(*both.rows, replace(made[0], subject="s9", scan="s9_made")))

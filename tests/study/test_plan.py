@@ -203,6 +203,16 @@ def test_an_arm_with_a_mistake_is_refused_before_anything_is_trained(
         plan(study(**changes), cohort())
 
 
+@pytest.mark.parametrize(("folds", "split"), [(2, True), (1, False), (2, False)])
+def test_a_target_of_one_patient_cannot_be_cross_validated(folds: int, split: bool) -> None:
+    """Whatever --set folds says: the message does not send round in circles."""
+    alone = cohort(train=6, test=1).only(lambda row: row.sequence == "bssfp" or row.subject == "t0")
+    if not split:
+        alone = replace(alone, rows=tuple(replace(row, split="") for row in alone))
+    with pytest.raises(CohortError, match=r"labels of 1 patient to be tested by, .* which takes two; label"):
+        plan(study(folds=folds), alone)
+
+
 def test_unequal_updates_are_refused_with_what_makes_them_up() -> None:
     small = {"source_only": {"settings": {"steps": 6}}}
     unequal = study(methods="all", arms=small)

@@ -320,6 +320,12 @@ def test_the_authors_standard_is_met_by_each_image() -> None:
         ({"flip_deg": (0.0, 70.0)}, r"flip angle within \(0, 180\] degrees"),
         ({"flip_deg": (70.0, 200.0)}, "got 5 and 70 to 200"),
         ({"train": (1,)}, "a train of two pulses or more"),
+        ({"quantile": (0.0, 3.0)}, r"quantiles within \[0, 1\]"),
+        (
+            {"noise_sd": (-0.2, -0.1)},
+            "noise and a Kaiser window of 0 or more, got 0 to 0.5, -0.2 to -0.1 and 4",
+        ),
+        ({"kaiser_beta": -4.0}, "a Kaiser window of 0 or more"),
         ({"resolved": 0.0}, "a share of k-space within"),
     ],
 )
@@ -332,7 +338,8 @@ def test_lines_closer_than_two_pixels_are_refused() -> None:
     Simulation(spacing=(2.0, 3.0)).check_spacing((1.0, 1.0))
     simulation = Simulation(spacing=(2.4, 6.0))
     with pytest.raises(
-        SettingsError, match=r"tags 2.4 apart on pixels of 1.25: .* take a spacing of 2.5 or more"
+        SettingsError,
+        match=r"tags 2.4 apart \(2.4 to 6, .*\) on pixels of 1.25: .* take a spacing of 2.5 or more",
     ):
         simulation.check_spacing((1.0, 1.25))
     with pytest.raises(SettingsError, match="closer than two pixels"):

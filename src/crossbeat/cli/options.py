@@ -144,8 +144,8 @@ def refuse_unused(beside: str, **given: object) -> None:
             raise SettingsError(f"{word} does nothing beside {beside}; leave it away")
 
 
-def choice(word: str, *allowed: str) -> Any:
-    """The word, if it is one of those allowed; else `SettingsError`."""
+def choice(option: str, word: str, *allowed: str) -> Any:
+    """The word given to an option, if it is one of those allowed; else `SettingsError`."""
     if word not in allowed:
-        raise SettingsError(f"{word!r} is none of {', '.join(allowed)}")
+        raise SettingsError(f"--{option} {word}: is none of {', '.join(allowed)}")
     return word

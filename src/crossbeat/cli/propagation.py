@@ -36,7 +36,7 @@ def propagate(
     from crossbeat.cli.carried import Task, carry_cohort, load_registration, open_folder, write_results
     from crossbeat.devices import find_device
 
-    which = choice(source, "ed", "ed_es")
+    which = choice("from", source, "ed", "ed_es")
     task = Task(run, load_registration(run, find_device(device)), which, out, fields)
     cohort = pick(cohort_at(cohort_csv), where, everything)
     open_folder(out, cohort, overwrite)

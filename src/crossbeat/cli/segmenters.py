@@ -78,10 +78,10 @@ def train(
     run = Run(
         out,
         seed=seed,
-        device=choice(device, "auto", "cpu", "cuda"),
+        device=choice("device", device, "auto", "cpu", "cuda"),
         devices=devices,
         nodes=nodes,
-        precision=choice(precision, "auto", "32", "bf16", "16"),
+        precision=choice("precision", precision, "auto", "32", "bf16", "16"),
         deterministic=deterministic,
         compile=compile_,
         resume=resume,

@@ -74,7 +74,7 @@ def study(
     refuse_unused("a study file", add=add)
     if study_yaml is None or out is None:
         raise SettingsError("say which study and where: crossbeat study STUDY.YAML [COHORT.CSV] -o OUT")
-    where = choice(engine, "local", "ray")
+    where = choice("engine", engine, "local", "ray")
     refuse_unused(f"--engine {where}", **({"jobs": jobs > 1} if where == "ray" else {"address": address}))
     from crossbeat.study.engine import settled
     from crossbeat.study.folder import Means, StudyFolder
@@ -85,8 +85,8 @@ def study(
     cohort_csv = cohort_csv or _phantom_of(asked, folder)
     means = folder.as_before(
         Means(
-            choice(device, "auto", "cpu", "cuda"),
-            choice(precision, "auto", "32", "bf16", "16"),
+            choice("device", device, "auto", "cpu", "cuda"),
+            choice("precision", precision, "auto", "32", "bf16", "16"),
             threads or folder.threads(jobs, shared=where == "local"),
             compile_,
         )

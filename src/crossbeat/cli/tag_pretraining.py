@@ -88,12 +88,16 @@ def tag(
     from crossbeat.synthetic.tagging import Fading, Simulation
 
     spacing = _spacing(spacing_mm, spacing_px)
+    if fields is not None and not fields.is_dir():
+        raise SettingsError(
+            f"--fields {fields}: there is no such folder; `crossbeat propagate … --fields` writes one"
+        )
     simulation = Simulation(
         spacing=(spacing * (1 - vary), spacing * (1 + vary)),
         turn_deg=(-turn_deg, turn_deg),
-        phase=choice(phase, "fixed", "random"),
+        phase=choice("phase", phase, "fixed", "random"),
         flip_deg=(flip_deg, flip_deg),
-        contrast=choice(contrast, "sqrt", "power0.4_myo", "none"),
+        contrast=choice("contrast", contrast, "sqrt", "power0.4_myo", "none"),
         fading=Fading() if fade else None,
         resolved=low_pass,
         noise_sd=(0.0, noise_sd),

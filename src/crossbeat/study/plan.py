@@ -243,6 +243,11 @@ def plan(study: Study, cohort: Cohort) -> list[Cell]:
     for seed in study.seeds:
         for name, arm in arms.items():
             count = (arm.folds or 1) if _has_test(tested) else max(arm.folds or study.folds, 2)
+            if len(tested.subjects) < 2 <= count:
+                raise CohortError(
+                    f"{cohort.name}: the target has labels of {len(tested.subjects)} patient to be tested by, and arm "
+                    f"{name} is cross-validated, which takes two; label another, or let more have split test"
+                )
             if count > len(tested.subjects):
                 raise SettingsError(
                     f"{count} folds of {len(tested.subjects)} tested patients ({cohort.name}) for arm {name}; "

@@ -90,6 +90,12 @@ class Simulation:
             low, high = getattr(self, name)
             if not low <= high:
                 raise SettingsError(f"tags: {name} must be a range from low to high, got {low:g} to {high:g}")
+        if self.quantile[0] < 0 or self.quantile[1] > 1 or self.noise_sd[0] < 0 or self.kaiser_beta < 0:
+            raise SettingsError(
+                f"tags: need quantiles within [0, 1], noise and a Kaiser window of 0 or more, got "
+                f"{self.quantile[0]:g} to {self.quantile[1]:g}, {self.noise_sd[0]:g} to {self.noise_sd[1]:g} and "
+                f"{self.kaiser_beta:g}"
+            )
         if self.spacing[0] <= 0 or not 0 < self.flip_deg[0] <= self.flip_deg[1] <= 180:
             raise SettingsError(
                 f"tags: need a spacing above 0 and a flip angle within (0, 180] degrees, got {self.spacing[0]:g} and "
@@ -105,8 +111,10 @@ class Simulation:
         """Refuse lines closer than two pixels (`SettingsError`): no grid of such pixels can show them."""
         least = LEAST_SPACING_PX * max(pixel)
         if self.spacing[0] < least * (1 - 1e-6):
+            low, high = self.spacing
+            varied = "" if low == high else f" ({low:g} to {high:g}, as it is varied)"
             raise SettingsError(
-                f"tags {self.spacing[0]:g} apart on pixels of {max(pixel):g}: lines closer than two pixels cannot be "
+                f"tags {low:g} apart{varied} on pixels of {max(pixel):g}: lines closer than two pixels cannot be "
                 f"told apart; take a spacing of {least:g} or more"
             )
 

@@ -137,6 +137,12 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
             validation["tags"]["source"] = found
             cycled = there_and_back(plain_validation["source"], translator, run)
     if "target" in parts:
+        learnt, watched = len(domains.target.subjects), len(domains.target_validation.subjects)
+        if learnt < 2 or not watched:
+            run.note(
+                f"{cohort.name}: of the target's labelled patients {learnt} train and {watched} validate; with so few, "
+                "or none, nothing says how well fine-tuning goes before it is tested"
+            )
         lessons["target"] = Lesson(
             _read(domains.target, settings, run, "reading labelled target scans"), learnt=settings.learnt
         )
@@ -292,7 +298,13 @@ def _cine(cohort: Cohort, domains: Domains, settings: Settings, run: Run) -> Coh
 def _simulated(cohort: Cohort, settings: Settings) -> Cohort:
     if not settings.simulated:
         return cohort.only(lambda row: False)
-    found = cohort.where(**settings.simulated).only(lambda row: row.split in ("train", "")).labelled()
+    try:
+        named = cohort.where(**settings.simulated)
+    except CohortError as error:  # a column that `crossbeat tag --suffix` has not made yet
+        raise CohortError(
+            f"{error}; `simulated` names scans that `crossbeat tag --with-originals --suffix NAME` adds to the cohort"
+        ) from None
+    found = named.only(lambda row: row.split in ("train", "")).labelled()
     if not len(found):
         raise CohortError(
             f"{cohort.name}: no labelled training scan is simulated {settings.simulated}; make some with "

@@ -113,17 +113,14 @@ class Segmentation(Stage):
     def validate(self) -> dict[str, float]:
         """Dice of each structure on each validation split, their mean, and what a plateau is seen by."""
         found: dict[str, float] = {}
-        losses, overlaps = [], []
         for split, bank in self.validation.items():
             dice = volume_dice(self.network, bank, self.settings.spec.in_channels)
             found[f"dice_{split}"] = mean_dice(dice)
             for structure, value in zip(self.settings.learnt, dice.nanmean(dim=0).tolist(), strict=True):
                 found[f"dice_{split}_{structure.name.lower()}"] = value
             if split == self.watched:
-                losses.append(self._bank_loss(bank))
-                overlaps.append(found[f"dice_{split}"])
-        if losses:
-            found |= {"loss_validation": losses[0], "dice_validation": overlaps[0]}
+                found["loss_validation"] = self._bank_loss(bank)
+                found["dice_validation"] = found[f"dice_{split}"]
         return found
 
     @property

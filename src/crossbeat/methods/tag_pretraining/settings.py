@@ -78,6 +78,7 @@ class Settings(Recipe):
             "shape_denominator": "predicted",
             "tag_contrast": "power0.4_myo",
             "tag_standardised": True,
+            "cyclegan_pooled": True,
         },
     }
     SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -320,13 +321,13 @@ class Settings(Recipe):
     def _refuse_what_cannot_be_made(self) -> Settings:
         self._refuse_contradictions()
         for part in self.parts:
-            assert self.rounds(part)
-        assert whole_rounds("cyclegan_steps", self.cyclegan_steps, self.cyclegan_steps_per_round)
+            self.rounds(part)
+        whole_rounds("cyclegan_steps", self.cyclegan_steps, self.cyclegan_steps_per_round)
         if self.strategy in ("cyclegan", None) and not self.translator:
             refuse_side(self.cyclegan.side, self.preparation)
         if self.strategy == "physics" and not self.simulated:
             self.simulation.check_spacing((self.spacing_mm, self.spacing_mm))
-        assert self.changes
+        _ = self.changes  # refuses what augmentation does not know
         with torch.device("meta"):  # no memory, no random numbers
             network = self.spec.build(self.learnt)
         if self.vae_weight and not hasattr(network, "forward_with_vae_loss"):
