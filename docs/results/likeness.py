@@ -31,6 +31,7 @@ from study_tables import head, line_of
 from torch import Tensor
 
 from crossbeat.case import Case, Domain
+from crossbeat.cli.tag_pretraining import PAPER_SPACING_MM
 from crossbeat.cohort import Row
 from crossbeat.evaluation import score_case
 from crossbeat.labels import TRAINED
@@ -164,7 +165,13 @@ def measure(out: Path, seed: int) -> tuple[pd.DataFrame, dict[str, Made]]:
     translator = load_translator(cells["cyclegan"] / "models" / "translator")
     judges = {arm: load_segmenter(cells[arm] / "segmenter") for arm in JUDGES}
     trained = Settings.of(yaml.safe_load((cells["cyclegan"] / "settings.yaml").read_text()))
-    still = {"tag_spacing_range": 0.0, "tag_angle_range_deg": 0.0, "tag_phase": "fixed", "tag_fading": False}
+    still = {
+        "tag_spacing_mm": PAPER_SPACING_MM,
+        "tag_spacing_range": 0.0,
+        "tag_angle_range_deg": 0.0,
+        "tag_phase": "fixed",
+        "tag_fading": False,
+    }
     settings = {
         "physics": trained,
         "paper": trained.model_copy(update={**still, "tag_noise_sd": 0.0}),

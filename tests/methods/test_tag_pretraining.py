@@ -442,6 +442,8 @@ def test_a_network_of_cine_is_asked_whether_the_cycle_keeps_the_heart(
         told[name] = [float(value) for value in found.groups()]
     assert told["kept"][0] == told["kept"][1] == told["moved"][0] > 0.2
     assert told["moved"][1] < told["moved"][0] - 0.2
+    train(cohort, settings, quiet_run(tmp_path / "none"))
+    assert re.search(r"of \d+ training slices the network of cine has Dice", notes_in(tmp_path / "none"))
 
 
 def test_a_cyclegan_is_known_by_all_settings_but_those_that_it_knows_nothing_of() -> None:

@@ -32,7 +32,6 @@ from crossbeat.methods.tag_pretraining.disguises import Material, gather
 from crossbeat.methods.tag_pretraining.segmentation import Segmentation, narrowed_bank
 from crossbeat.methods.tag_pretraining.settings import Settings
 from crossbeat.methods.validation import bank_dice
-from crossbeat.prepare.slices import SliceBank
 from crossbeat.segmenter import Segmenter
 from crossbeat.training import Chosen, Run, fit
 
@@ -59,29 +58,29 @@ def _learn(network: nn.Module, material: Material, settings: Settings, run: Run)
         select = settings.select if part == parts[-1] else "last"
         chosen = fit(stage, rounds=rounds, steps_per_round=length, select=select)
         if part == "cine" and material.cycled is not None:
-            _tell_of_the_cycle(network, *material.cycled, settings, run)
+            _tell_of_the_cycle(network, material, settings, run)
     assert chosen is not None
     return chosen
 
 
-def _tell_of_the_cycle(
-    network: nn.Module, plain: SliceBank, cycled: SliceBank, settings: Settings, run: Run
-) -> None:
+def _tell_of_the_cycle(network: nn.Module, material: Material, settings: Settings, run: Run) -> None:
     """Say how well a network of cine finds the heart in slices that went through the CycleGAN's cycle (methods.md 4.5).
 
     A CycleGAN that moves edges, or invents what its discriminator likes, loses here; one that only repaints does not.
     """
+    assert material.cycled is not None
+    what = "validation" if "source" in material.validation["cine"] else "training"
     network.eval()
     before, after = (
         bank_dice(
             network, narrowed_bank(bank, settings.learnt).to(run.torch_device), settings.spec.in_channels
         )
-        for bank in (plain, cycled)
+        for bank in material.cycled
     )
     network.train()
     run.note(
-        f"CycleGAN: of {len(plain)} validation slices the network of cine has Dice {before:.3f} as they are and "
-        f"{after:.3f} there and back"
+        f"CycleGAN: of {len(material.cycled[0])} {what} slices the network of cine has Dice {before:.3f} as they are "
+        f"and {after:.3f} there and back"
     )
 
 

@@ -55,7 +55,10 @@ class Material:
     seen: Mapping[str, Cohort]
     """Scans that training looked at, for `provenance`."""
     cycled: tuple[SliceBank, SliceBank] | None = None
-    """Some validation slices of the source as they are, and as they come back from a CycleGAN's cycle."""
+    """Some slices of the source as they are, and as they come back from a CycleGAN's cycle.
+
+    They validate; where no source scan does, they train.
+    """
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
         if "source" in plain_validation:
             found = repainted(plain_validation["source"], translator, run, validating)
             validation["tags"]["source"] = found
-            cycled = there_and_back(plain_validation["source"], translator, run)
+        cycled = there_and_back(plain_validation.get("source", plain), translator, run)
     if "target" in parts:
         learnt, watched = len(domains.target.subjects), len(domains.target_validation.subjects)
         if learnt < 2 or not watched:
