@@ -88,10 +88,7 @@ def tag(
     from crossbeat.synthetic.tagging import Fading, Simulation
 
     spacing = _spacing(spacing_mm, spacing_px)
-    if fields is not None and not fields.is_dir():
-        raise SettingsError(
-            f"--fields {fields}: there is no such folder; `crossbeat propagate … --fields` writes one"
-        )
+    _refuse_no_folder(fields)
     simulation = Simulation(
         spacing=(spacing * (1 - vary), spacing * (1 + vary)),
         turn_deg=(-turn_deg, turn_deg),
@@ -119,6 +116,13 @@ def tag(
         console.then("crossbeat", "check", out / "cohort.csv")
     if failures:
         raise typer.Exit(1)
+
+
+def _refuse_no_folder(fields: Path | None) -> None:
+    if fields is not None and not fields.is_dir():
+        raise SettingsError(
+            f"--fields {fields}: there is no such folder; `crossbeat propagate … --fields` writes one"
+        )
 
 
 def _spacing(mm: float | None, px: float | None) -> float:

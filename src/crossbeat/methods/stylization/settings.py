@@ -64,11 +64,9 @@ PAPER: Final[Mapping[str, Any]] = {
 }
 """What the text and the code share; where the text says nothing, it is read as the code (methods.md 3.2 to 3.4)."""
 
-CONTENT_WEIGHT: Final = {
-    "rain": 5.0,
-    "adaconv": 1.0,
-}  # Few-shot-UDA; RElbers/ada-conv-pytorch (methods.md 3.2, 3.6)
+CONTENT_WEIGHT: Final = {"rain": 5.0, "adaconv": 1.0}
 STYLE_WEIGHT: Final = {"rain": 5.0, "adaconv": 10.0}
+"""Few-shot-UDA; RElbers/ada-conv-pytorch (methods.md 3.2, 3.6)."""
 WARM_UP: Final = {"adaconv": 100}
 """Of two fifths of its updates at most. Its layers are so wide that full first steps undo where it begins; the rate of
 BUVANEASH/AdaConv rises, too (methods.md 3.6)."""
@@ -392,11 +390,10 @@ class Settings(Recipe):
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be_made(self) -> Settings:
-        assert self.rounds
+        _ = self.rounds, self.changes  # refuse steps that do not divide, and what augmentation does not know
         if self.stylizer != "none":
             for name in ("encoder", "stylizer", "style_vae"):
                 self.auxiliary_rounds(name)
-        _ = self.changes  # refuses what augmentation does not know
         self._refuse_contradictions()
         with torch.device("meta"):  # no memory, no random numbers
             network = self.spec.build()
