@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import torch
 import typer
 from scipy import ndimage
 
+from crossbeat.case import Case, Domain
 from crossbeat.cli.tag_pretraining import tag
+from crossbeat.cli.tagged import _look
 from crossbeat.cohort import Cohort, read_cohort, read_conventions
 from crossbeat.data import check, reader
 from crossbeat.data.nifti import read_volume, write_displacement, write_volume
 from crossbeat.errors import CohortError, RunError, SettingsError
-from crossbeat.labels import Structure
+from crossbeat.labels import TRAINED, Structure
 from crossbeat.synthetic.tagging import modulation
 
 FRAMES = 4
@@ -102,6 +105,20 @@ def test_the_default_is_the_papers_square_root_times_two_sets_of_lines(data: Pat
         *("images/anna_tagged.nii.gz", "images/bert_tagged.nii.gz", "tags.csv"),
     ]
     assert (out / "examples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_has_what_was_drawn_in_the_frames_that_were() -> None:
+    """Of six frames ED and ES are drawn: they are shown with contours, and the last of the cycle without."""
+    labels = heart(6)
+    drawn = tuple(frozenset(TRAINED) if t in (0, 2) else frozenset() for t in range(6))
+    case = Case("s", "s", labels.astype(np.float32), AFFINE, Domain("bssfp"), labels, drawn)
+    look = _look(case, case.image, "s", laid=0)
+    assert look.frames == (0, 2, 5)
+    assert [set(np.unique(frame)) > {0} for frame in look.labels] == [True, True, False]
+    np.testing.assert_array_equal(look.labels[1], look.cine[1])
+    every = _look(replace(case, drawn=(drawn[0],) * 6), case.image, "s", laid=1)
+    assert every.frames == (1, 3, 0)
+    np.testing.assert_array_equal(every.labels, every.cine)
 
 
 @pytest.mark.slow

@@ -26,8 +26,9 @@ from crossbeat.cohort import Cohort, Row, parse_filter, write_cohort
 from crossbeat.data.listing import place
 from crossbeat.data.nifti import Displacement, read_displacement, write_volume
 from crossbeat.errors import CaseError, CohortError, SettingsError
-from crossbeat.labels import TRAINED, UNKNOWN
+from crossbeat.labels import TRAINED, UNKNOWN, fold_into_myocardium
 from crossbeat.report.overlays import heart_window
+from crossbeat.report.svg import COLOURS
 from crossbeat.report.writing import write_whole
 from crossbeat.synthetic.tagging import Simulation, Tags, draw, tag
 
@@ -109,6 +110,8 @@ class Look:
     cine: NDArray[np.float32]
     """(frame, y, x)."""
     tagged: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    """As drawn in the cine; background in frames that nobody drew."""
 
 
 def pick(cohort: Cohort, where: str) -> Cohort:
@@ -350,18 +353,25 @@ def _files_of(name: str, out: Path) -> list[Path]:
 
 
 def _look(case: Case, tagged: NDArray[np.float32], name: str, laid: int) -> Look:
-    """The slice in the middle of what is drawn, at the frame of the tags, after a third and at the end of the cycle."""
+    """The slice in the middle of what is drawn, at the frame of the tags, after a third and at the end of the cycle.
+
+    Where one or two frames are drawn, as ED and ES mostly are, they stand in place of the first two.
+    """
     drawn = np.zeros(case.image.shape[1:], bool)
     if case.labels is not None:
         drawn = (np.isin(case.labels, TRAINED) & (case.labels != UNKNOWN)).any(axis=0)
     slices = np.flatnonzero(drawn.any(axis=(1, 2)))
     z = int(slices[len(slices) // 2]) if len(slices) else case.image.shape[1] // 2
     cut = heart_window(drawn, case.spacing_mm[1:]).cut
-    frames = tuple(
-        dict.fromkeys((laid + int(share * case.frames)) % case.frames for share in (0, 1 / 3, 0.9))
-    )
+    early, later, late = ((laid + int(share * case.frames)) % case.frames for share in (0, 1 / 3, 0.9))
+    few = case.labelled_frames if 0 < len(case.labelled_frames) <= 2 else [early, later]
+    frames = tuple(dict.fromkeys([*few, late]))
     cine, after = (array[list(frames), z][(slice(None), *cut)] for array in (case.image, tagged))
-    return Look(name, frames, cine, after)
+    labels = np.zeros(cine.shape, np.uint8)
+    for k, frame in enumerate(frames):
+        if case.labels is not None and frame in case.labelled_frames:
+            labels[k] = fold_into_myocardium(case.labels[frame])[z][cut]
+    return Look(name, frames, cine, after, labels)
 
 
 def _picture(looks: Sequence[Look]) -> bytes:
@@ -384,5 +394,10 @@ def _show(axes: Axes, look: Look, k: int, *, after: bool) -> None:
     axes.imshow(
         images[k], cmap="gray", vmin=0, vmax=float(np.percentile(images, 99.5)), interpolation="nearest"
     )
+    if after:  # what was drawn in the cine: its lines must not hide where the heart ends
+        for structure in TRAINED:
+            mask = look.labels[k] == structure
+            if mask.any():
+                axes.contour(mask, levels=[0.5], colors=[COLOURS[structure.name]], linewidths=0.8)
     title = f"frame {look.frames[k]}, tagged" if after else f"{look.name}, cine" if k == 0 else "cine"
     axes.set_title(title, fontsize=8)
