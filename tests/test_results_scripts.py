@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from crossbeat.case import Case, Domain
 from crossbeat.cohort import Cohort, Row
@@ -534,3 +535,41 @@ def test_divergences_are_kept_of_styles_themselves_and_told_by_region(
         "| rain | myocardium | 2.00 ± 1.41 | 0.30 ± 0.14 | 2 of 2 |",
         "| rain | heart | 0.50 ± 0.00 | 0.70 ± nan | 0 of 1 |",
     ]
+
+
+@pytest.mark.slow
+def test_lines_are_told_from_anatomy_by_their_frequency_and_images_are_like_themselves(
+    load_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grid of 6 pixels has its energy at 1/6; lines of twice that spacing, or noise, have little there."""
+    monkeypatch.syspath_prepend(str(RESULTS))
+    script = load_script("results/likeness")
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+
+    def grid(spacing: float) -> torch.Tensor:
+        return 0.5 + 0.5 * torch.cos(2 * torch.pi * (x + y) / (spacing * 2**0.5))[None, None]
+
+    noise = torch.rand(1, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    images = torch.cat([grid(6.0), grid(12.0), noise])
+    share = script.line_share(images, spacing_px=6.0)
+    assert share[0] > 0.95
+    assert max(share[1:]) < 0.15
+    assert script.ssim(images, images) == pytest.approx([1.0, 1.0, 1.0])
+    assert script.ssim(images[:1], images[1:2])[0] < 0.5
+
+
+@pytest.mark.slow
+def test_what_networks_cost_is_a_median_after_warm_up_and_an_epoch_is_the_papers(
+    load_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(RESULTS))
+    script = load_script("results/tag_networks")
+    now = iter([9, 9, 0, 1, 0, 5, 0, 2])  # two begin and are not timed, then 1, 5 and 2 seconds
+    monkeypatch.setattr(script.time, "perf_counter", lambda: float(next(now)))
+    assert script.timed(lambda: None, torch.device("cpu"), 3) == 2.0
+    assert script.IMAGES == 750
+    monkeypatch.setattr(script, "timed", lambda work, device, repeats: work() or 4.0)
+    monkeypatch.setattr(script, "SIZE", 64)
+    cost = script.measure("segresnet_vae", 0.0, torch.device("cpu"), batch=2, repeats=1)
+    assert (cost.learning, cost.epoch_s, cost.inference_ms) == (394_986, 4.0 * 750 / 2, 4000.0)
+    assert script.table_of([cost])[2].startswith("| `segresnet_vae` | weight 0 | ")
