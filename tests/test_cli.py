@@ -732,7 +732,7 @@ def test_the_installed_script_answers_and_refuses(tmp_path: Path) -> None:
     refused = script("check", "nowhere.csv")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.splitlines() == [
-        "error: nowhere.csv: cannot be read (No such file or directory); `crossbeat index` makes one"
+        "error: nowhere.csv: cannot be read (No such file or directory); `crossbeat index` makes a cohort.csv"
     ]
     seen = script("report", ".", "--debug")
     assert seen.returncode == 1

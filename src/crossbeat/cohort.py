@@ -210,7 +210,9 @@ def read_cohort(
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise CohortError(f"{path}: cannot be read ({error.strerror}); `crossbeat index` makes one") from None
+        inside = path / "cohort.csv"
+        remedy = f"give {inside}" if inside.is_file() else "`crossbeat index` makes a cohort.csv"
+        raise CohortError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except UnicodeDecodeError:
         raise CohortError(f"{path}: is not UTF-8 text; save it again as 'CSV UTF-8'") from None
     own = read_conventions(path.parent)

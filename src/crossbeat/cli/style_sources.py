@@ -19,6 +19,7 @@ from crossbeat.cli.options import pick
 from crossbeat.cohort import Cohort, Row, parse_filter
 from crossbeat.data.reading import reader
 from crossbeat.errors import CohortError, RunError, SettingsError
+from crossbeat.methods.recipe import what_there_is
 from crossbeat.methods.stylization import Settings, Stylizer, load_stylizer
 from crossbeat.methods.stylization.restyling import Content, prepare
 from crossbeat.methods.stylization.styles import read_styles, still_frames
@@ -195,7 +196,10 @@ def _style_scans(style: str, cohort: Cohort, run: StylizerRun) -> tuple[Cohort, 
         return *_single_style(path), [path]
     found = cohort.where(**parse_filter(style))
     if not len(found):
-        raise CohortError(f"{cohort.name}: no scan is {style}; --style needs scans whose styles to give")
+        there = what_there_is(cohort, parse_filter(style))
+        raise CohortError(
+            f"{cohort.name}: no scan is {style}; --style needs scans whose styles to give, and {there}"
+        )
     return found, f"the styles of {count(len(found), 'scan')} with {style}", []
 
 

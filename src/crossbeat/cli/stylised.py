@@ -121,8 +121,13 @@ def stylise_cohort(
     )
 
 
-def write_results(scans: Sequence[StyledScan], failures: Sequence[str], cohort: Cohort, task: Task) -> Path:
-    """Write cohort.csv, styles.csv, structure.csv and the page of scans whose images are there; the page's path."""
+def write_results(
+    scans: Sequence[StyledScan], failures: Sequence[str], cohort: Cohort, task: Task
+) -> tuple[Path, list[tuple[str, str]]]:
+    """Write cohort.csv, styles.csv, structure.csv and the page of scans whose images are there.
+
+    Returns the page's path, and what it warns of: a bold beginning and what follows it.
+    """
     rows = tuple(row for scan in scans for row in scan.rows)
     lines = [line for scan in scans for line in scan.lines]
     structures = [line for scan in scans for line in scan.structures]
@@ -133,6 +138,7 @@ def write_results(scans: Sequence[StyledScan], failures: Sequence[str], cohort: 
     )
     write_cohort(replace(cohort, rows=rows), task.out / "cohort.csv")
     names = {run.name: name_stylizer(run.name) for run in task.runs}
+    warnings = _warnings(structures, task)
     page = StylePage(
         lines,
         structures,
@@ -145,11 +151,11 @@ def write_results(scans: Sequence[StyledScan], failures: Sequence[str], cohort: 
         task.styles.told,
         names,
         failures,
-        _warnings(structures, task),
+        warnings,
         _provenance(cohort, task),
         f"crossbeat check {task.out / 'cohort.csv'}",
     )
-    return write_style_page(task.out / PAGE, page)
+    return write_style_page(task.out / PAGE, page), warnings
 
 
 def edge_correlation(content: Content, stylised: Tensor) -> float:

@@ -9,7 +9,10 @@ import typer
 
 from crossbeat.cli.options import Csv, Device, Everything, Overwrite, Seed, Where, cohort_at
 
-Runs = Annotated[list[Path], typer.Option(metavar="RUN", help="another run whose stylizer does the same")]
+Runs = Annotated[
+    list[Path],
+    typer.Option(metavar="RUN", help="another run whose stylizer does the same; may be given again"),
+]
 StyleWord = Annotated[
     str,
     typer.Option(
@@ -73,9 +76,11 @@ def stylize(
     for failure in failures:
         console.complain(failure)
     if scans:
-        page = write_results(scans, failures, contents, task)
+        page, warnings = write_results(scans, failures, contents, task)
         console.say(f"{len(scans)} of {len(contents)} scans in {task.styles.told}: {out / 'images'}")
         console.say(f"numbers: {out / 'styles.csv'}, {out / 'structure.csv'}\nlook at it: {page}")
+        for warning in warnings:
+            console.warn(" ".join(warning))
         console.then("crossbeat", "check", out / "cohort.csv")
     if failures:
         raise typer.Exit(1)
