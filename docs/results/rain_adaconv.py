@@ -92,6 +92,10 @@ PAIRS: Final = {
         "setting_0_random_contrast_8",
     ): "RAIN, on random contrast, as many contents",
     ("rain_2_random_contrast_8", "setting_0_random_contrast_8"): "RAIN with two ascents, on random contrast",
+    (
+        "rain_2_random_contrast_8",
+        "rain_2_n1_random_contrast_8",
+    ): "RAIN's search, on random contrast, as many updates on fewer contents",
     ("rain_2_n1_random_contrast_8", "random_contrast"): "RAIN on random contrast, as many contents",
 }
 """What is asked: (arm, the arm without that step)."""
