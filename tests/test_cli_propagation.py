@@ -397,7 +397,7 @@ def test_scans_and_their_labels_are_never_written_over(
     [
         ("{none} {csv} -o {new}", "has no models/registration; give a run of `crossbeat train propagation`"),
         ("{broken} {csv} -o {new}", "weights.safetensors is missing"),
-        ("{run} {csv} -o {new} --from es", "--from es: is none of ed, ed_es"),
+        ("{run} {csv} -o {new} --from es", "--from es: must be one of ed, ed_es"),
         ("{run} {none} -o {new}", "cannot be read"),
         ("{run} {csv} -o {new} --where vendor=C", "no scan of cohort matches vendor=C"),
     ],

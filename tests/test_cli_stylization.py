@@ -594,7 +594,10 @@ def test_scans_that_fail_are_named_and_the_others_go_on(
         ("{csv} {rain}", "cohort.csv: is a file; the folder of a run comes first, the cohort second"),
         ("{rain} {csv} --beside {here}", "is no folder of a run; give"),
         ("{other_run} {csv}", "has no stylizer, as a run of supervised; give"),
-        ("{stopped} {csv}", "stopped before it had its stylizer; go on with `crossbeat train --resume -o "),
+        (
+            "{stopped} {csv}",
+            "stopped before it had its stylizer; go on with the same `crossbeat train stylization ",
+        ),
         ("{rain} {none}", "cannot be read"),
         ("{rain} {csv} --style sequence=t2", "no scan is sequence=t2; --style needs scans"),
         ("{rain} {csv} --style lge", "--style lge: is no file; say target, a filter such as sequence=lge"),

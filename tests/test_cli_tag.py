@@ -273,7 +273,7 @@ def test_images_can_have_the_mean_of_the_authors(data: Path, tmp_path: Path) -> 
     ("options", "words"),
     [
         ({"spacing_mm": 7.0, "spacing_px": 5.0}, "--spacing-mm and --spacing-px say the same thing"),
-        ({"contrast": "cubic"}, "--contrast cubic: is none of sqrt, power0.4_myo, none"),
+        ({"contrast": "cubic"}, "--contrast cubic: must be one of sqrt, power0.4_myo, none"),
         ({"flip_deg": 0.0}, "flip angle within"),
         ({"fields": Path("nowhere")}, "--fields nowhere: there is no such folder; `crossbeat propagate"),
         ({"noise_sd": -0.1}, "noise_sd must be a range from low to high, got 0 to -0.1"),

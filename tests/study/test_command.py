@@ -111,7 +111,10 @@ def test_a_study_ends_in_a_page_its_tables_and_evidence_that_can_be_kept(
             ["study", "FILE", "CSV", "-o", "OUT", "--set", "phantom.test=4"],
             "no dots; write --set 'phantom={test: 4}', which replaces all of phantom, or change the file",
         ),
-        (["study", "FILE", "CSV", "-o", "OUT", "--engine", "spark"], "--engine spark: is none of local, ray"),
+        (
+            ["study", "FILE", "CSV", "-o", "OUT", "--engine", "spark"],
+            "--engine spark: must be one of local, ray",
+        ),
         (["study", "FILE", "CSV", "-o", "OUT", "--arms", "source_onyl"], "did you mean 'source_only'"),
         (["study", "FILE", "none.csv", "-o", "OUT"], "none.csv: cannot be read"),
         (["study", "--results", "OUT"], "cells.csv: does not exist"),

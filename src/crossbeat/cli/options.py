@@ -82,6 +82,7 @@ def pick(cohort: Cohort, where: str, everything: bool) -> Cohort:
     from crossbeat.methods.recipe import what_there_is
 
     wanted = parse_filter(where)
+    named = "split" in wanted
     if not everything and "split" not in wanted and any(row.split == "test" for row in cohort):
         wanted["split"] = ["test"]
     picked = cohort.where(**wanted) if wanted else cohort
@@ -90,7 +91,8 @@ def pick(cohort: Cohort, where: str, everything: bool) -> Cohort:
         elsewhere = "split" in wanted and len(
             cohort.where(**{k: v for k, v in wanted.items() if k != "split"})
         )
-        remedy = f"--all takes every split ({elsewhere})" if elsewhere else what_there_is(cohort, wanted)
+        remedy = "leave `split` away, and --all takes every one" if named else "--all takes every split"
+        remedy = f"{remedy} ({elsewhere})" if elsewhere else what_there_is(cohort, wanted)
         raise SettingsError(f"no scan of {cohort.name} matches {told}; {remedy}")
     if len(picked) < len(cohort):
         console.say(f"{len(picked)} of {len(cohort)} scans: {told} (--all takes every split)")
@@ -147,5 +149,5 @@ def refuse_unused(beside: str, **given: object) -> None:
 def choice(option: str, word: str, *allowed: str) -> Any:
     """The word given to an option, if it is one of those allowed; else `SettingsError`."""
     if word not in allowed:
-        raise SettingsError(f"--{option} {word}: is none of {', '.join(allowed)}")
+        raise SettingsError(f"--{option} {word}: must be one of {', '.join(allowed)}")
     return word

@@ -151,8 +151,11 @@ def _why_no_stylizer(path: Path) -> str:
     if not (path / "run.json").is_file():
         return f"is no folder of a run; {wanted}" if path.is_dir() else f"there is no such folder; {wanted}"
     if (path / "stages" / "encoder").is_dir() or (path / "stages" / "stylizer").is_dir():
-        return f"stopped before it had its stylizer; go on with `crossbeat train --resume -o {path}`, or {wanted}"
+        again = f"`crossbeat train stylization COHORT.CSV … -o {path} --resume`"
+        return f"stopped before it had its stylizer; go on with the same {again}, or {wanted}"
     facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    if facts.get("method") == "stylization":
+        return f"has no stylizer: it was trained with stylizer: none, or stopped before it had one; {wanted}"
     return f"has no stylizer, as a run of {facts.get('method', 'another method')}; {wanted}"
 
 

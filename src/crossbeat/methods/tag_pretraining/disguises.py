@@ -142,9 +142,11 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
     if "target" in parts:
         learnt, watched = len(domains.target.subjects), len(domains.target_validation.subjects)
         if learnt < 2 or not watched:
+            said = (
+                "few to learn from" if watched else "so nothing says how fine-tuning goes before it is tested"
+            )
             run.note(
-                f"{cohort.name}: of the target's labelled patients {learnt} train and {watched} validate; with so few, "
-                "or none, nothing says how well fine-tuning goes before it is tested"
+                f"{cohort.name}: of the target's labelled patients {learnt} train and {watched} validate; {said}"
             )
         lessons["target"] = Lesson(
             _read(domains.target, settings, run, "reading labelled target scans"), learnt=settings.learnt
