@@ -29,6 +29,7 @@ from crossbeat.training import Run
 
 ROOT = Path(__file__).parents[1]
 STUDIES = sorted((ROOT / "studies").glob("*"))
+OTHERS = ("simulated", "pretrain_style", "translate_from")
 SMALL = {"image_size": 32, "spacing_mm": 3.0, "batch_size": 2}
 
 each = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
@@ -108,9 +109,9 @@ def suited(study: Study, hearts: Callable[..., Cohort]) -> Cohort:
 
 
 def simulated(study: Study) -> list[dict[str, list[str]]]:
-    """What the arms of a study take for scans that `crossbeat tag` made, or learn styles from, each filter once."""
+    """What arms take for scans that `crossbeat tag` made, or learn styles or a CycleGAN from, each filter once."""
     recipes = [study.recipe(name) for name in study.arms]
-    found = [getattr(recipe, of, {}) for recipe in recipes for of in ("simulated", "pretrain_style")]
+    found = [getattr(recipe, of, {}) for recipe in recipes for of in OTHERS]
     return [wanted for i, wanted in enumerate(found) if wanted and wanted not in found[:i]]
 
 

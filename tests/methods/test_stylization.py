@@ -798,7 +798,7 @@ def test_content_and_style_reach_rains_autoencoder_where_joint(
         {"stylizer": "adaconv", "augmentation": "standard"},
         {"stylizer": "adaconv", "style_vae": True, "layout": "late", "kernel_size": 5},
         {"profile": "text", "style_scans": "patient"},
-        {"profile": "code", "style_scans": "slice"},
+        {"profile": "code", "style_scans": "slice", "select": "last"},
         {"network": "dilated_resunet", "consistency_weight": 0.0, "turn_styles": False},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),
