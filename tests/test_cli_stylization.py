@@ -593,6 +593,7 @@ def test_scans_that_fail_are_named_and_the_others_go_on(
         ("{none} {csv}", "there is no such folder; give a run of `crossbeat train stylization`"),
         ("{csv} {rain}", "cohort.csv: is a file; the folder of a run comes first, the cohort second"),
         ("{rain} {csv} --beside {here}", "is no folder of a run; give"),
+        ("{broken} {csv}", "its run.json is broken (Expecting value"),
         ("{other_run} {csv}", "has no stylizer, as a run of supervised; give"),
         (
             "{stopped} {csv}",
@@ -622,11 +623,13 @@ def test_a_mistake_is_one_readable_message(
     places = {
         "none": tmp_path / "nothing", "csv": data / "cohort.csv", "rain": rain, "flat": tmp_path / "flat.nii.gz",
         "other": data / "other.csv", "lge": data / "lge.csv", "here": data,
-        "other_run": tmp_path / "other_run", "stopped": tmp_path / "stopped",
+        "other_run": tmp_path / "other_run", "stopped": tmp_path / "stopped", "broken": tmp_path / "broken",
     }  # fmt: skip
     for name, method in (("other_run", "supervised"), ("stopped", "stylization")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(json.dumps({"method": method}))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("")
     (tmp_path / "stopped" / "stages" / "encoder").mkdir(parents=True)
     told = stylize(*words.format(**places).split(), "-o", tmp_path / "new")
     assert told.code == 2

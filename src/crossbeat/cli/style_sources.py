@@ -153,7 +153,10 @@ def _why_no_stylizer(path: Path) -> str:
     if (path / "stages" / "encoder").is_dir() or (path / "stages" / "stylizer").is_dir():
         again = f"`crossbeat train stylization COHORT.CSV … -o {path} --resume`"
         return f"stopped before it had its stylizer; go on with the same {again}, or {wanted}"
-    facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    try:
+        facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        return f"its run.json is broken ({error}); {wanted}"
     if facts.get("method") == "stylization":
         return f"has no stylizer: it was trained with stylizer: none, or stopped before it had one; {wanted}"
     return f"has no stylizer, as a run of {facts.get('method', 'another method')}; {wanted}"
