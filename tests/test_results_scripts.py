@@ -125,6 +125,26 @@ def test_rain_adaconv_averages_seeds_before_patients_and_leaves_a_dash_where_an_
     )
 
 
+def test_what_another_seed_changes_is_told_of_arms_and_questions_that_have_one(
+    rain_adaconv: ModuleType,
+) -> None:
+    """`few` has one seed and is left out, and with it its question; a frame is averaged before its patient."""
+    lines = [
+        ("plain", 0, "a", 0.2), ("plain", 0, "a", 0.4), ("plain", 0, "b", 0.5), ("plain", 1, "a", 0.1),
+        ("more", 0, "a", 0.9), ("more", 1, "a", 0.6), ("more", 2, "a", 0.7), ("few", 0, "a", 1.0),
+    ]  # fmt: skip
+    scores = pd.DataFrame(lines, columns=["arm", "seed", "subject", "value"])
+    scores = scores.assign(metric="dice", level="", structure="mean")
+    asked = {("more", "plain"): "a step", ("few", "plain"): "another step"}
+    assert rain_adaconv.table_by_seed(scores, asked) == [
+        "| Arm, or what is added | to | seed 0 | seed 1 | seed 2 |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| `plain` |  | 0.400 | 0.100 | – |",
+        "| `more` |  | 0.900 | 0.600 | 0.700 |",
+        "| a step | `plain` | +0.500 | +0.500 | – |",
+    ]
+
+
 @pytest.mark.slow
 def test_rain_adaconv_asks_of_arms_that_the_study_has(rain_adaconv: ModuleType) -> None:
     """Two arms at most are updated less often than the others, for the table that counts as the paper does."""
@@ -428,13 +448,36 @@ def test_training_scores_are_of_the_scans_that_a_cell_learned_from(
         module.main([str(out), "physics"])
 
 
+def test_lines_that_move_are_asked_about_like_the_rest(
+    tag_scripts: tuple[ModuleType, ModuleType],
+    tag_frames: pd.DataFrame,
+    load_script: Callable[[str], ModuleType],
+) -> None:
+    """Means as of scratch and physics above: 0.725 of MYO, 0.1 more of LV; the mean of structures 0.033 more."""
+    module = load_script("results/moving_tags")
+    frames = tag_frames.replace({"arm": {"scratch": "fading", "physics": "moving"}})
+    seconds = pd.Series({"fading": 10.0, "moving": 20.4})
+    assert module.by_arm(frames, seconds, ["scratch", "fading", "moving"])[2:] == [
+        "| `fading` | 0.725 ± 0.035 | 0.825 ± 0.035 | 0.725 ± 0.035 | 0.758 ± 0.035 | 2 | 10 |",
+        "| `moving` | 0.775 ± 0.106 | 0.875 ± 0.106 | 0.775 ± 0.106 | 0.808 ± 0.106 | 1 | 20 |",
+    ]
+    [asked] = module.differences(frames, module.PAIRS)[2:]
+    assert asked.startswith("| fading lines that move with the heart | `fading` | +0.075 | +0.075 | +0.075 |")
+    assert module.table_by_frame(frames, ["moving"])[2:] == ["| `moving` | 0.700 |"]
+
+
 @pytest.mark.slow
-def test_tag_tables_ask_of_arms_that_the_study_has(tag_scripts: tuple[ModuleType, ModuleType]) -> None:
+def test_tag_tables_ask_of_arms_that_the_study_has(
+    tag_scripts: tuple[ModuleType, ModuleType], load_script: Callable[[str], ModuleType]
+) -> None:
     """And the labels in the heads are those that the arms learn from."""
     convergence, module = tag_scripts
     study = Study.load(RESULTS.parents[1] / "studies" / "dhaene2023.yaml")
     asked = {arm for pair in module.PAIRS for arm in pair} | set(module.TABLE_3) | set(convergence.ARMS)
     assert asked <= set(study.arms)
+    moving = Study.load(RESULTS.parents[1] / "studies" / "moving_tags.yaml")
+    lines = load_script("results/moving_tags")
+    assert {arm for pair in lines.PAIRS for arm in pair} <= set(moving.arms)
     assert {
         study.recipe(arm).model_dump()["shape_weight"]: arm for arm in module.TABLE_4.values()
     } == module.TABLE_4

@@ -325,18 +325,18 @@ def _arm(frames: pd.DataFrame, arm: str) -> pd.DataFrame:
     return frames.loc[frames["arm"] == arm, ["seed", "subject", "frame", "structure", "dice"]]
 
 
-def by_frame(frames: pd.DataFrame, structure: str = "MYO") -> pd.DataFrame:
-    """Mean Dice over patients of each strategy that is there: a line a frame of the cycle, a column an arm."""
-    rows = frames[(frames["structure"] == structure) & frames["arm"].isin(STRATEGIES)]
+def by_frame(frames: pd.DataFrame, structure: str = "MYO", arms: Sequence[str] = STRATEGIES) -> pd.DataFrame:
+    """Mean Dice over patients of each arm that is there: a line a frame of the cycle, a column an arm."""
+    rows = frames[(frames["structure"] == structure) & frames["arm"].isin(arms)]
     patients = rows.groupby(["frame", "arm", "subject"])["dice"].mean()
     table = patients.groupby(["frame", "arm"]).mean().unstack("arm")
-    return table[[arm for arm in STRATEGIES if arm in table]]
+    return table[[arm for arm in arms if arm in table]]
 
 
-def table_by_frame(frames: pd.DataFrame) -> list[str]:
+def table_by_frame(frames: pd.DataFrame, arms: Sequence[str] = STRATEGIES) -> list[str]:
     """Dice of the myocardium in every fourth frame, counted from 0, where the lines were laid."""
-    table = by_frame(frames).iloc[::EVERY]
-    lines = head(("Strategy", *(str(frame) for frame in table.index)))
+    table = by_frame(frames, arms=arms).iloc[::EVERY]
+    lines = head(("Arm", *(str(frame) for frame in table.index)))
     return lines + [line_of(f"`{arm}`", *(f"{value:.3f}" for value in table[arm])) for arm in table]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import pandas as pd
-from study_tables import STRUCTURES, compare, head, line_of, table_of_pairs
+from study_tables import STRUCTURES, compare, head, line_of, table_by_seed, table_of_pairs
 from style_tables import by_patient, divergences, edges, keep, keep_divergences, table
 
 from crossbeat.study.evidence import TARGET, read_evidence
@@ -189,13 +189,14 @@ def by_arm(ranks: pd.DataFrame, cells: pd.DataFrame, study: Study) -> list[str]:
     seconds = cells.groupby("arm", sort=False)["wall_seconds"].mean()
     dice = ranks[ranks["metric"] == "dice"].set_index(["arm", "structure"])
     far = ranks[(ranks["metric"] == "hd95") & (ranks["unit"] == "mm")].set_index(["arm", "structure"])
-    lines = head(("Arm", *STRUCTURES, "95 % interval", "HD95, mm", "Seconds", "Slices drawn"))
+    lines = head(("Arm", *STRUCTURES, "95 % interval", "HD95, mm", "Seeds", "Seconds", "Slices drawn"))
     for arm in (name for name in study.arms if name in seconds.index):
         rows = [dice.loc[(arm, structure)] for structure in STRUCTURES]
         told = [f"{row['mean']:.3f} ({row['median']:.3f})" for row in rows]
         told.append(f"{rows[-1]['low']:.3f} to {rows[-1]['high']:.3f}")
         distance = far.loc[(arm, "mean")]
         told.append(f"{distance['mean']:.2f} ({distance['median']:.2f})")
+        told.append(f"{rows[-1]['n_seeds']:.0f}")
         recipe = study.recipe(arm)
         drawn = recipe.segmenter_updates * recipe.model_dump()["batch_size"] // getattr(recipe, "uses", 1)
         lines.append(line_of(f"`{arm}`", *told, f"{seconds[arm]:.0f}", f"{drawn}"))
@@ -215,6 +216,8 @@ def main(words: Sequence[str]) -> None:
         pairs = compare(ranked, PAIRS)
         pairs.to_csv(HERE / "pairs.csv", index=False, float_format="%.6g", lineterminator="\n")
         parts += [by_arm(ranks, evidence.cells, evidence.study), table_of_pairs(pairs)]
+        if evidence.cells["seed"].nunique() > 1:
+            parts.append(table_by_seed(ranked, PAIRS))
     parts += [by_setting(ranked), by_network(ranked), by_ascents(ranked)]
     if STRUCTURE.exists():
         kept = pd.read_csv(STRUCTURE)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import pandas as pd
@@ -71,6 +72,34 @@ def table_of_pairs(pairs: pd.DataFrame) -> list[str]:
         interval = f"{signed(mean['difference_low'])} to {signed(mean['difference_high'])}"
         lines.append(line_of(mean["asked"], f"`{mean['without']}`", *each, interval, p_value(mean["p_holm"])))
     return lines
+
+
+def table_by_seed(scores: pd.DataFrame, asked_of: Mapping[tuple[str, str], str]) -> list[str]:
+    """Mean Dice over patients by seed, of arms that have more than one; then of questions the difference by seed.
+
+    Frames are averaged first and patients second. A question counts where both of its arms have a seed.
+    """
+    dice = scores[
+        (scores["metric"] == "dice") & (scores["level"] == "") & (scores["structure"] == STRUCTURES[-1])
+    ]
+    by_patient = dice.groupby(["arm", "seed", "subject"], sort=False)["value"].mean()
+    means = by_patient.groupby(["arm", "seed"], sort=False).mean().unstack().sort_index(axis=1)
+    means = means[means.notna().sum(axis=1) > 1]
+    seeds = [f"seed {seed}" for seed in means.columns]
+    lines = head(("Arm, or what is added", "to", *seeds))
+    for arm, row in means.iterrows():
+        lines.append(line_of(f"`{arm}`", "", *(_told(value, "{:.3f}".format) for value in row)))
+    for (arm, without), asked in asked_of.items():
+        if {arm, without} <= set(means.index):
+            differences = means.loc[arm] - means.loc[without]
+            if differences.notna().sum() > 1:
+                lines.append(line_of(asked, f"`{without}`", *(_told(value, signed) for value in differences)))
+    return lines
+
+
+def _told(value: float, say: Callable[[float], str]) -> str:
+    """A value, or a dash where there is none."""
+    return "–" if math.isnan(value) else say(value)
 
 
 def head(names: Sequence[str]) -> list[str]:
