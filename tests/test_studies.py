@@ -194,6 +194,7 @@ def test_lines_that_stand_fade_and_move_are_made_as_training_draws_them() -> Non
         "phase": "tag_phase",
         "flip_deg": "tag_flip_deg",
         "contrast": "tag_contrast",
+        "low_pass": "tag_low_pass",
         "noise_sd": "tag_noise_sd",
         "standardise": "tag_standardised",
     }

@@ -204,10 +204,14 @@ def test_without_a_strategy_tags_come_by_formula_where_the_target_is_tagged(
     assert material_of(Cohort(rows, read, "hearts"), tmp_path, target=target).strategy == strategy
 
 
-def test_a_disguised_batch_is_tagged_as_the_formula_says_and_keeps_its_labels(cohort: Cohort) -> None:
-    settings = settings_of(tag_noise_sd=0.1)
+@pytest.mark.parametrize("kept", [1.0, 0.5])
+def test_a_disguised_batch_is_tagged_as_the_formula_says_and_keeps_its_labels(
+    cohort: Cohort, kept: float
+) -> None:
+    settings = settings_of(tag_noise_sd=0.1, tag_low_pass=kept)
     bank = build_bank(cohort.where(sequence="bssfp").labelled(), settings.preparation)
     simulation = settings.simulation
+    assert simulation.resolved == kept
     batch = bank.batch(torch.tensor([0, 3, 5]))
     seen = Tagged(simulation, settings.preparation)(batch, 3, torch.arange(3), seed=2, step=7)
     generator = batch_generator(2, 7, TAGS)

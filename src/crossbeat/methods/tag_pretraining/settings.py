@@ -26,9 +26,10 @@ SEGMENTING: Final = frozenset(
     ("target_labels", "target_labelled", "profile", "size", "select", "network", "network_arguments", "augmentation",
      "augmentation_changes", "strategy", "cine_first", "match_updates", "tag_spacing_mm", "tag_spacing_px",
      "tag_spacing_range", "tag_angle_range_deg", "tag_phase", "tag_flip_deg", "tag_contrast", "tag_fading",
-     "tag_standardised", "tag_noise_sd", "structures", "vae_weight", "shape_weight", "shape_denominator", "smooth",
-     "include_background", "initialisation", "batch_size", "pretraining_steps", "steps", "steps_per_round",
-     "optimizer", "learning_rate", "weight_decay", "schedule", "plateau_watches", "clip_norm", "ema_decay")
+     "tag_standardised", "tag_low_pass", "tag_noise_sd", "structures", "vae_weight", "shape_weight",
+     "shape_denominator", "smooth", "include_background", "initialisation", "batch_size", "pretraining_steps", "steps",
+     "steps_per_round", "optimizer", "learning_rate", "weight_decay", "schedule", "plateau_watches", "clip_norm",
+     "ema_decay")
 )  # fmt: skip
 """Settings that a CycleGAN knows nothing of. One that is not named here is taken to matter to it."""
 
@@ -155,6 +156,12 @@ class Settings(Recipe):
     )
     tag_standardised: bool = Field(
         False, description="each image gets the mean and SD of the authors' CycleGAN, as in the code"
+    )
+    tag_low_pass: float = Field(
+        1.0,
+        ge=0.05,
+        le=1,
+        description="share of k-space that is kept, under a Kaiser window; 1 all, unfiltered",
     )
     tag_noise_sd: float = Field(0.02, ge=0, le=0.5, description="Rician, peak 1, at random up to it; paper 0")
 
@@ -296,6 +303,7 @@ class Settings(Recipe):
             flip_deg=(self.tag_flip_deg, self.tag_flip_deg),
             contrast=self.tag_contrast,
             fading=Fading() if self.tag_fading else None,
+            resolved=self.tag_low_pass,
             noise_sd=(0.0, self.tag_noise_sd),
             standardised=self.tag_standardised,
         )
