@@ -8,6 +8,7 @@ how far its intensities lie from content and style as divergences.csv.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,12 +45,18 @@ PAIRS: Final = {
     ): "RAIN that learnt LGE, without a search, in place of as many plain slices more",
     ("adaconv_1", "setting_0_8"): "AdaConv that learnt T2, in place of as many plain slices more",
     ("adaconv_2", "setting_0_8"): "AdaConv that learnt LGE, in place of as many plain slices more",
-    ("source_only", "setting_0_8"): "the baseline's loss and settings, as many plain slices",
+    ("rain_3", "setting_0_8"): "RAIN, the patient's own LGE, in place of as many plain slices more",
+    ("adaconv_3", "setting_0_8"): "AdaConv, the patient's own LGE, in place of as many plain slices more",
+    ("adaconv_2_codes", "setting_0_8"): "AdaConv's search, in place of as many plain slices more",
+    ("source_only", "setting_0_8"): "the baseline's loss and intensity scale, as many plain slices",
     ("rain_1_n1", "adaconv_1"): "RAIN without a search in place of AdaConv",
     ("rain_1", "adaconv_1"): "RAIN with a search in place of AdaConv",
     ("rain_1_n5", "adaconv_1"): "RAIN with four ascents in place of AdaConv",
     ("adaconv_1", "source_only"): "AdaConv that learnt T2, in place of the baseline",
     ("adaconv_1", "random_contrast"): "AdaConv that learnt T2, in place of random contrast",
+    ("adaconv_2", "random_contrast"): "AdaConv that learnt LGE, in place of random contrast",
+    ("adaconv_2", "source_only"): "AdaConv that learnt LGE, in place of the baseline",
+    ("rain_2", "source_only"): "RAIN that learnt LGE, in place of the baseline",
     ("rain_1", "source_only"): "RAIN that learnt T2, in place of the baseline",
     ("rain_2_n1", "source_only"): "RAIN that learnt LGE, without a search, in place of the baseline",
     ("rain_1_n1", "setting_0"): "RAIN that learnt T2, without a search",
@@ -75,6 +82,10 @@ PAIRS: Final = {
     ("adaconv_2_dru_net", "setting_0_dru_net"): "AdaConv that learnt LGE, on DRU-net",
     ("rain_3_dru_net", "setting_0_dru_net"): "RAIN, the patient's own LGE, on DRU-net",
     ("adaconv_3_dru_net", "setting_0_dru_net"): "AdaConv, the patient's own LGE, on DRU-net",
+    ("adaconv_1_dru_net", "rain_1_dru_net"): "AdaConv in place of RAIN with a search, on DRU-net, setting 1",
+    ("adaconv_2_dru_net", "rain_2_dru_net"): "AdaConv in place of RAIN with a search, on DRU-net, setting 2",
+    ("adaconv_3_dru_net", "rain_3_dru_net"): "AdaConv in place of RAIN with a search, on DRU-net, setting 3",
+    ("rain_2_dru_net", "rain_2"): "DRU-net in place of DR-UNet, without consistency, RAIN that learnt LGE",
     ("random_contrast", "source_only"): "random contrast, 8 slices an update",
     ("rain_2", "random_contrast"): "RAIN in place of random contrast",
     ("rain_2_n1", "random_contrast"): "RAIN without a search in place of random contrast",
@@ -86,7 +97,7 @@ PAIRS: Final = {
     (
         "setting_0_random_contrast_8",
         "random_contrast",
-    ): "this method's loss, on random contrast, as many slices",
+    ): "this method's loss and intensity scale, on random contrast, as many slices",
     (
         "rain_2_n1_random_contrast_8",
         "setting_0_random_contrast_8",
@@ -198,7 +209,8 @@ def by_arm(ranks: pd.DataFrame, cells: pd.DataFrame, study: Study) -> list[str]:
         told.append(f"{distance['mean']:.2f} ({distance['median']:.2f})")
         told.append(f"{rows[-1]['n_seeds']:.0f}")
         recipe = study.recipe(arm)
-        drawn = recipe.segmenter_updates * recipe.model_dump()["batch_size"] // getattr(recipe, "uses", 1)
+        batches = math.ceil(recipe.segmenter_updates / getattr(recipe, "uses", 1))
+        drawn = batches * recipe.model_dump()["batch_size"]
         lines.append(line_of(f"`{arm}`", *told, f"{seconds[arm]:.0f}", f"{drawn}"))
     return lines
 

@@ -197,6 +197,22 @@ def test_one_shot_is_the_middle_slice_of_one_patient(cohort: Cohort, tmp_path: P
     assert [place.z for place in styles.table] == [1]
 
 
+def test_codes_of_styles_need_more_than_one_slice_or_turned_ones(cohort: Cohort, tmp_path: Path) -> None:
+    """A target of one slice is known once it is read, and before anything is trained."""
+
+    def read(row: Row) -> Case:
+        case = heart(row)
+        return replace(case, image=case.image[:, :1]) if row.sequence == "lge" else case
+
+    one = replace(cohort, rows=tuple(r for r in cohort if r.scan != "s1_lge"), read=read)
+    coded = {"stylizer": "adaconv", "style_vae": True}
+    with pytest.raises(SettingsError, match="hearts shows one slice of them; say turn_styles: true, or give"):
+        material_of(one, tmp_path, turn_styles=False, **coded)
+    found = material_of(one, tmp_path / "turned", **coded)
+    assert found.taught is not None
+    assert len(found.taught) == 1
+
+
 def test_other_styles_may_be_learnt_than_those_given(cohort: Cohort, tmp_path: Path) -> None:
     found = material_of(cohort, tmp_path, pretrain_style={"sequence": "t2"}, style_scans="slice")
     assert found.styles is not None
@@ -1057,7 +1073,10 @@ def test_styles_of_tested_patients_are_not_shown(cohort: Cohort, tmp_path: Path)
             r"style_vae gives AdaConv's styles a code, and the stylizer is rain; say style_vae",
         ),
         ({"steps": 5}, r"steps 5 are no whole number of rounds of 3; take 3 or 6"),
-        ({"stylizer_steps": 5}, r"stylizer_steps 5 are no whole number of rounds of 3"),
+        (
+            {"stylizer_steps": 5},
+            r"stylizer_steps 5 are no whole number of rounds of 3; take 3 or 6, or another auxiliary_steps",
+        ),
         ({"encoder_steps": 5}, r"encoder_steps 5 are no whole number of rounds of 3"),
         ({"stylizer": "adain"}, r"stylizer: Input should be 'rain', 'adaconv' or 'none'"),
         ({"augmentation_changes": {"gama": [1, 2]}}, r"there is no 'gama'; did you mean 'gamma'"),
@@ -1071,8 +1090,9 @@ def test_settings_that_cannot_be_met_are_refused_before_anything_is_read(
         settings_of(**changes)
 
 
-def test_setting_0_needs_no_bottleneck() -> None:
-    assert settings_of(stylizer="none", network="unet").spec.name == "unet"
+def test_setting_0_needs_no_bottleneck_and_no_styles_of_its_own() -> None:
+    settings = settings_of(stylizer="none", network="unet", style="same_patient", shared_epsilon=True)
+    assert settings.spec.name == "unet"
 
 
 def test_yamls_off_switches_the_gate_off(tmp_path: Path) -> None:

@@ -201,6 +201,23 @@ def test_every_ascent_raises_the_segmentation_loss(
 
 
 @pytest.mark.slow
+def test_ascents_as_long_as_the_settings_have_them_raise_the_loss(
+    material: Material, rain: Stylizer, tmp_path: Path
+) -> None:
+    """Both of the two that N = 3 makes. (The published steps of asm are too short here for float32 to show.)"""
+    stage = stage_of(Standing, tmp_path, material, rain)
+    assert stage.settings.uses == 3
+    for norm in (m for m in stage.network.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = 0.0
+    stage._draw_styles(0)
+    losses = [loss_at(stage, stage.epsilon)]
+    for step in range(2):
+        stage.update(step)
+        losses.append(loss_at(stage, stage.epsilon))
+    assert losses[0] < losses[1] < losses[2]
+
+
+@pytest.mark.slow
 def test_codes_of_adaconv_go_up_the_loss_too(material: Material, coded: Stylizer, tmp_path: Path) -> None:
     stage = stage_of(Standing, tmp_path, material, coded, epsilon_rounds=4, ascent_step=0.01, **CODED)
     for norm in (m for m in stage.network.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -316,13 +333,11 @@ def test_a_shared_code_is_one_style_for_the_whole_batch(
     stage = stage_of(Standing, tmp_path, material, rain, shared_epsilon=True, batch_size=3)
     stage.update(0)
     assert stage.epsilon.shape == (1, 512)
-    settings = stage.settings
     seen: list[Tensor] = []
     original = rain.render
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rain, "render", lambda c, e, size: seen.append(e) or original(c, e, size))
         stage.update(1)
-    assert settings.batch_size == 3
     assert [e.shape for e in seen] == [(1, 512)]
 
 
@@ -358,8 +373,6 @@ def test_a_pair_of_one_patient_gives_its_own_style(
 ) -> None:
     partners = torch.tensor([2, -1, 0, 1, 2, 0])
     stage = stage_of(Standing, tmp_path, replace(material, partners=partners), rain, style="same_patient")
-    contents = [stage.content.images.tolist().index(i) for i in stage.content.images.tolist()]
-    assert contents == list(range(CONTENTS))
     for number in range(6):
         batch, _ = stage._source_batch(number)
         which = [

@@ -336,7 +336,10 @@ def test_what_cannot_be_learnt_is_refused(
 
 
 def test_steps_that_are_no_whole_rounds_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cyclegan_steps 5 are no whole number of rounds of 2"):
+    with pytest.raises(
+        SettingsError,
+        match="cyclegan_steps 5 are no whole number of rounds of 2; take 4 or 6, or another cyclegan_steps",
+    ):
         learn_translator(*domains(), settings_of(steps=5), quiet_run(tmp_path))
 
 

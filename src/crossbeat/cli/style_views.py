@@ -136,10 +136,8 @@ def _strips(row: Row, made: Made, styles: Styles, chosen: Place, frame: int, z: 
     codes = uphill(run.stylizer, judged, run.settings, batch, style, ASCENTS)
     named = ["ψ", *(count(k, "step") for k in range(1, ASCENTS + 1))]
     trained = run.settings.uses - 1
-    note = (
-        "Steps of ε from ψ up the segmentation loss of this slice, as long as those of training; framed: as many "
-        f"as it takes ({count(trained, 'step')})."
-    )
+    note = "Steps of ε from ψ up the segmentation loss of this slice, as long as those of training; "
+    note += f"framed: as many as it takes ({count(trained, 'step')})." if trained else "training took none."
     tiles = _along(row, made, batch, codes, named, judged, frame, z)
     tiles = [replace(tile, drawn=0 < k <= trained) for k, tile in enumerate(tiles)]
     return [*strips, Pictures(f"{name}, uphill.", note, tiles)]

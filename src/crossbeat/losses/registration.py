@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crossbeat.errors import SettingsError
+from crossbeat.losses.precision import precise
 
 NCC_WINDOW: Final = 9  # voxels (methods.md 2.1)
 TINIEST_VARIANCE: Final = 1e-5
@@ -27,7 +28,7 @@ def mean_squared_error(
     moved: Float[Tensor, "n c *grid"], fixed: Float[Tensor, "n c *grid"]
 ) -> Float[Tensor, ""]:
     """Mean of (moved - fixed)² over all voxels, in [0, 1] for images in [0, 1]."""
-    return (_precise(moved) - _precise(fixed)).square().mean()
+    return (precise(moved) - precise(fixed)).square().mean()
 
 
 def local_ncc_loss(
@@ -54,7 +55,7 @@ def local_correlation(
     At the border the window is what of it lies in the image. Windows are odd (`SettingsError`).
     """
     sides = _window(window, moved.ndim - 2)
-    a, b = _precise(moved), _precise(fixed)
+    a, b = precise(moved), precise(fixed)
     moments = _window_means(torch.cat([a, b, a * a, b * b, a * b], dim=1), sides)
     mean_a, mean_b, square_a, square_b, product = (moments[:, i : i + 1] for i in range(5))
     covariance = (product - mean_a * mean_b).clamp_min(TINIEST_VARIANCE)
@@ -70,7 +71,7 @@ def local_variance(
 
     Below `TINIEST_VARIANCE` there is no pattern that could be compared.
     """
-    values = _precise(images)
+    values = precise(images)
     moments = _window_means(torch.cat([values, values * values], dim=1), _window(window, values.ndim - 2))
     return (moments[:, 1:] - moments[:, :1].square()).clamp_min(0)
 
@@ -89,7 +90,7 @@ def smoothness_loss(
     ((0, 1, 1) leaves slices alone); an axis of one voxel has no neighbours and is left out, and the answer is 0
     where no axis is left.
     """
-    field = _precise(field)
+    field = precise(field)
     weights = [1.0] * (field.ndim - 2) if axis_weights is None else list(axis_weights)
     if len(weights) != field.ndim - 2 or min(weights) < 0:
         raise SettingsError(
@@ -115,7 +116,7 @@ def overlap_loss(
     zero gradients where there is none. Voxels that are not `known` in both frames count nowhere. Any grid
     serves: at half resolution, as the released code has it, give every second voxel of both masks.
     """
-    moved, fixed = _precise(moved)[:, 1:], _precise(fixed)[:, 1:]
+    moved, fixed = precise(moved)[:, 1:], precise(fixed)[:, 1:]
     if known is not None:
         moved, fixed = moved * known[:, None], fixed * known[:, None]
     shared = (moved * fixed).flatten(2).sum(dim=2)
@@ -124,10 +125,6 @@ def overlap_loss(
     losses = 1.0 - 2.0 * shared / size.clamp_min(TINIEST_SIZE)
     each = (scored * losses).sum(dim=1) / scored.sum(dim=1).clamp_min(1)
     return each.sum() / scored.amax(dim=1).sum().clamp_min(1)
-
-
-def _precise(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _window(window: int | Sequence[int], axes: int) -> tuple[int, ...]:

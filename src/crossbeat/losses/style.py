@@ -8,7 +8,8 @@ Rahman, Gu 2023, Eq. 2 to 6, with their errors mended (methods.md 3.5):
 - Eq. 5 is averaged over the code's axes, not summed: the weight of 1 belongs to that mean.
 - Eq. 6 prints no difference. Meant is that of the decoded and the measured statistics (`reconstruction_loss`).
 
-What is compared with is taken as it is: no gradient flows into the content, the style or the original.
+What is compared with is taken as it is: no gradient flows into the content, the style or the original,
+except in `consistency_loss`, of which neither side is given.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Final
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from crossbeat.losses.precision import precise
 
 TINIEST_VARIANCE: Final = 1e-5  # added to a channel's variance and to ξ² (methods.md 3.2)
 TINIEST_CONTRAST: Final = 1e-4
@@ -53,7 +56,7 @@ def kl_divergence(centre: Float[Tensor, "n d"], log_variance: Float[Tensor, "n d
 
     0.5 mean(ψ² + ξ² - log ξ² - 1) with ξ² = e^log_variance, which nothing needs to keep from 0.
     """
-    centre, log_variance = _precise(centre), _precise(log_variance)
+    centre, log_variance = precise(centre), precise(log_variance)
     return 0.5 * (centre.square() + log_variance.exp() - log_variance - 1).mean()
 
 
@@ -62,7 +65,7 @@ def published_kl_divergence(centre: Float[Tensor, "n d"], spread: Float[Tensor, 
 
     At ξ² = 1 - 1e-5, its least, it is 5e-6 below 0.
     """
-    centre, variance = _precise(centre), _precise(spread).square()
+    centre, variance = precise(centre), precise(spread).square()
     return 0.5 * (centre.square() + variance - (variance + TINIEST_VARIANCE).log() - 1).mean()
 
 
@@ -79,7 +82,7 @@ def consistency_loss(
     The L2 norm over places of each channel's difference, averaged over the batch, then squared, and averaged over
     the channels. Gradients flow into both.
     """
-    norms = _length((_precise(stylised) - _precise(original)).flatten(2))
+    norms = _length((precise(stylised) - precise(original)).flatten(2))
     return norms.mean(dim=0).square().mean()
 
 
@@ -106,7 +109,7 @@ def _edges(images: Tensor) -> Tensor:
 
     Neighbours are subtracted before anything is added, so that equal ones leave exactly 0.
     """
-    grey = _precise(images).mean(dim=1)
+    grey = precise(images).mean(dim=1)
     across, down = grey[:, :, 2:] - grey[:, :, :-2], grey[:, 2:] - grey[:, :-2]
     slope_x = across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]
     slope_y = down[:, :, :-2] + 2 * down[:, :, 1:-1] + down[:, :, 2:]
@@ -122,13 +125,9 @@ def _length(vectors: Tensor) -> Tensor:
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """As `networks.rain.style_of`, which a loss may not know; a test holds them alike."""
-    places = _precise(features).flatten(2)
+    places = precise(features).flatten(2)
     return places.mean(dim=2), (places.var(dim=2, correction=1) + TINIEST_VARIANCE).sqrt()
 
 
 def _mean_square(ours: Tensor, wanted: Tensor) -> Tensor:
-    return (_precise(ours) - _precise(wanted).detach()).square().mean()
-
-
-def _precise(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return (precise(ours) - precise(wanted).detach()).square().mean()

@@ -6,9 +6,10 @@ Scores may be a map of patches or one an image; each counts alike. Weights are t
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from crossbeat.losses.precision import precise
 
 
 def fooling_loss(fake: Float[Tensor, "n ..."]) -> Float[Tensor, ""]:
@@ -29,12 +30,8 @@ def image_loss(ours: Float[Tensor, "n c y x"], wanted: Float[Tensor, "n c y x"])
     """Mean absolute difference of images, in grey values: of an image that came back from the other domain (cycle),
     or of one that was already of the domain it was painted as (identity). No gradient flows into `wanted`.
     """
-    return (_precise(ours) - _precise(wanted).detach()).abs().mean()
+    return (precise(ours) - precise(wanted).detach()).abs().mean()
 
 
 def _from(scores: Tensor, wanted: float) -> Tensor:
-    return (_precise(scores) - wanted).square().mean()
-
-
-def _precise(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return (precise(scores) - wanted).square().mean()

@@ -181,17 +181,18 @@ def validated(model: type[AnyModel], values: Mapping[str, Any], name: str) -> An
         raise SettingsError(f"{name}: {where}: {problem}, got {first.get('input')!r}") from None
 
 
-def whole_rounds(name: str, steps: int, longest: int) -> tuple[int, int]:
+def whole_rounds(name: str, steps: int, longest: int, per_round: str = "steps_per_round") -> tuple[int, int]:
     """Rounds of a stage and the steps of each: `longest`, or all in one round where there are fewer.
 
-    `SettingsError` where the steps, which the setting `name` gives, are no whole number of rounds.
+    `SettingsError` where the steps, which the setting `name` gives, are no whole number of rounds; `per_round`
+    is the setting that gives `longest`.
     """
     length = min(steps, longest)
     rounds = steps // length
     if steps % length:
         raise SettingsError(
             f"{name} {steps} are no whole number of rounds of {length}; take {rounds * length} or "
-            f"{(rounds + 1) * length}, or another steps_per_round"
+            f"{(rounds + 1) * length}, or another {per_round}"
         )
     return rounds, length
 

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossbeat.errors import SettingsError
+from crossbeat.networks.precision import exactly, precise
 from crossbeat.networks.rain import StyleCode, perceptron
 from crossbeat.networks.vgg import (
     DECODER_DEPTHS,
@@ -268,12 +269,12 @@ class DescriptorAutoencoder(nn.Module):
 
     def encode(self, descriptor: Float[Tensor, "n s k k"]) -> StyleCode:
         """The distribution of codes that belongs to each descriptor; no gradient goes back into it."""
-        centre, log_variance = _exactly(self.style_encoder, self.vector(descriptor.detach())).chunk(2, dim=1)
+        centre, log_variance = exactly(self.style_encoder, self.vector(descriptor.detach())).chunk(2, dim=1)
         return StyleCode(centre, (log_variance / 2).exp(), log_variance)
 
     def decode(self, epsilon: Float[Tensor, "n 512"]) -> Float[Tensor, "n s k k"]:
         """The descriptor of a code, for `AdaConv.stylise`."""
-        vector: Tensor = self.mean + self.deviation * _exactly(self.style_decoder, epsilon)
+        vector: Tensor = self.mean + self.deviation * exactly(self.style_decoder, epsilon)
         return vector.reshape(len(epsilon), *self.shape)
 
     def vector(self, descriptor: Float[Tensor, "n s k k"]) -> Float[Tensor, "n d"]:
@@ -293,7 +294,7 @@ class DescriptorAutoencoder(nn.Module):
         if not (torch.isfinite(deviation) and deviation > ROUNDING * flat.square().mean().sqrt()):
             raise SettingsError(
                 f"adaconv: a style autoencoder needs styles that differ, got {len(flat)} descriptors with a deviation "
-                f"of {deviation.item():g}; give more style images, or changed ones of a single image"
+                f"of {deviation.item():g}; give more style images, or say turn_styles: true"
             )
         self.mean.copy_(flat.mean(dim=0))
         self.deviation.copy_(deviation)
@@ -327,15 +328,7 @@ def adaconv(content: Float[Tensor, "n c y x"], kernels: Kernels) -> Float[Tensor
 
 def _normalised(content: Tensor) -> Tensor:
     """Mean 0 and variance 1 (less 1e-5) of each channel, measured in float32 at least; a flat channel becomes 0."""
-    precise = content.to(torch.promote_types(content.dtype, torch.float32))
-    return F.instance_norm(precise).to(content.dtype)
-
-
-def _exactly(network: nn.Module, vectors: Tensor) -> Tensor:
-    """Under autocast too, as RAIN's: a code of 8 bits would move a whole image."""
-    with torch.autocast(vectors.device.type, enabled=False):
-        found: Tensor = network(vectors)
-    return found
+    return F.instance_norm(precise(content)).to(content.dtype)
 
 
 def _start_as_linear(*layers: nn.Module) -> None:

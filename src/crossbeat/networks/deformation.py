@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossbeat.errors import SettingsError
+from crossbeat.networks.precision import precise
 
 Outside = Literal["border", "zeros"]
 
@@ -33,7 +34,7 @@ def warp(
     Beyond the image lies its nearest voxel (`border`) or nothing (`zeros`). An in-plane field never mixes
     slices. Other numbers of channels than the grid has axes raise `SettingsError`.
     """
-    images, displacement = _precise(images), _precise(displacement)
+    images, displacement = precise(images), precise(displacement)
     if not _is_in_plane(displacement):
         return _sample(images, displacement, outside)
     moved = _sample(_fold_slices(images), _fold_slices(displacement), outside)
@@ -46,7 +47,7 @@ def integrate(velocity: Float[Tensor, "n d *grid"], steps: int = 7) -> Float[Ten
     The velocity over 2^steps is taken for the displacement of a short while, and composed with itself
     `steps` times; 0 steps give the velocity itself. The integral of -v is the inverse of that of v.
     """
-    velocity = _precise(velocity)
+    velocity = precise(velocity)
     in_plane = _is_in_plane(velocity)
     displacement = (_fold_slices(velocity) if in_plane else velocity) / 2**steps
     centres = _centres(displacement)
@@ -64,7 +65,7 @@ def compose(
     looks at p + then(p), which looks from there by `first`. With fields of ED → t1 as `first` and t1 → t2 as
     `then` it carries labels from ED to t2.
     """
-    return _precise(then) + warp(first, then)
+    return precise(then) + warp(first, then)
 
 
 def resize_field(field: Float[Tensor, "n d *grid"], size: Sequence[int]) -> Float[Tensor, "n d *new"]:
@@ -73,7 +74,7 @@ def resize_field(field: Float[Tensor, "n d *grid"], size: Sequence[int]) -> Floa
     Linear between voxel centres; beyond the outermost ones the value is theirs. Halving an even side averages
     neighbours. A component is scaled with the length of its own axis, so an in-plane one never by z.
     """
-    field = _precise(field)
+    field = precise(field)
     old, new = tuple(field.shape[2:]), tuple(size)
     ratios = [b / a for a, b in zip(old, new, strict=True)][-_components(field) :]
     if old == new:
@@ -95,15 +96,11 @@ def jacobian_determinant(displacement: Float[Tensor, "n d *grid"]) -> Float[Tens
     An axis of one voxel has no slope. It compares the place looked at with the place looked from, so tissue
     that shrinks from moving to fixed has determinants above 1.
     """
-    u = _precise(displacement)
+    u = precise(displacement)
     d = _components(u)
     axes = range(u.ndim - d, u.ndim)
     rows = [[_slope(u[:, i], axis - 1) + float(i == j) for j, axis in enumerate(axes)] for i in range(d)]
     return _determinant(rows)
-
-
-def _precise(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _components(field: Tensor) -> int:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossbeat.errors import SettingsError
+from crossbeat.networks.precision import exactly, precise
 from crossbeat.networks.vgg import WIDTHS, Decoder, Size, start_as_he
 
 CHANNELS: Final = WIDTHS[-1]  # of relu4_1, and of the code ε
@@ -120,14 +121,14 @@ class Rain(nn.Module):
 
     def encode(self, style: Style) -> StyleCode:
         """The distribution of codes that belongs to each style; only its numbers are read, no gradient goes back."""
-        centre, said = _halves(self.style_encoder, style.detach().vector())
+        centre, said = exactly(self.style_encoder, style.detach().vector()).chunk(2, dim=1)
         if self.spread == "direct":
             return StyleCode(centre, said, None)
         return StyleCode(centre, (said / 2).exp(), said)
 
     def decode(self, epsilon: Float[Tensor, "n 512"]) -> Style:
         """The style of a code."""
-        mean, said = _halves(self.style_decoder, epsilon)
+        mean, said = exactly(self.style_decoder, epsilon).chunk(2, dim=1)
         return Style(mean, said if self.deviation == "free" else F.softplus(said))
 
     def stylise(
@@ -146,7 +147,7 @@ def style_of(features: Float[Tensor, "n c y x"]) -> Style:
 
     A single place has no deviation and raises `SettingsError`.
     """
-    places = _precise(features).flatten(2)
+    places = precise(features).flatten(2)
     if places.shape[2] < 2:
         raise SettingsError(
             f"style: a deviation needs at least 2 places, got features of shape {tuple(features.shape)}; "
@@ -165,7 +166,7 @@ def adain(
     """
     own = style_of(content)
     scale = deviation / own.deviation
-    return (_precise(content) - _over_places(own.mean)) * _over_places(scale) + _over_places(mean)
+    return (precise(content) - _over_places(own.mean)) * _over_places(scale) + _over_places(mean)
 
 
 def perceptron(entering: int, leaving: int) -> nn.Sequential:
@@ -181,16 +182,5 @@ def perceptron(entering: int, leaving: int) -> nn.Sequential:
     return network
 
 
-def _halves(network: nn.Module, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Of what the network says; in full precision under autocast too, for statistics of 8 bits move a whole image."""
-    with torch.autocast(vectors.device.type, enabled=False):
-        first, second = network(vectors).chunk(2, dim=1)
-    return first, second
-
-
 def _over_places(numbers: Tensor) -> Tensor:
     return numbers[:, :, None, None]
-
-
-def _precise(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -204,7 +204,7 @@ class Settings(Recipe):
     def registration_rounds(self) -> tuple[int, int]:
         """As `rounds`, of the registration."""
         steps, longest = self.registration_steps, self.registration_steps_per_round
-        return whole_rounds("registration_steps", steps, longest)
+        return whole_rounds("registration_steps", steps, longest, "registration_steps_per_round")
 
     @property
     def preparation(self) -> Preparation:

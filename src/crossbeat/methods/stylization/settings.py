@@ -336,7 +336,8 @@ class Settings(Recipe):
 
     def auxiliary_rounds(self, name: Literal["encoder", "stylizer", "style_vae"]) -> tuple[int, int]:
         """As `rounds`, of another stage, whose updates are the setting `<name>_steps`."""
-        return whole_rounds(f"{name}_steps", getattr(self, f"{name}_steps"), self.auxiliary_steps_per_round)
+        steps, longest = getattr(self, f"{name}_steps"), self.auxiliary_steps_per_round
+        return whole_rounds(f"{name}_steps", steps, longest, "auxiliary_steps_per_round")
 
     @property
     def preparation(self) -> Preparation:
@@ -418,7 +419,7 @@ class Settings(Recipe):
                 f"epsilon_rounds {self.uses}: AdaConv's styles have no code to search along; say style_vae: true, "
                 "or epsilon_rounds: 1"
             )
-        if self.style == "same_patient" and self.shared_epsilon:
+        if self.style == "same_patient" and self.shared_epsilon and self.stylizer != "none":
             raise SettingsError(
                 "style same_patient gives each slice its own style, and shared_epsilon one to the whole batch; "
                 "say shared_epsilon: false"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
-from crossbeat.errors import CohortError
+from crossbeat.errors import CohortError, SettingsError
 from crossbeat.methods.recipe import Domains, what_there_is
 from crossbeat.methods.stylization.settings import Settings
 from crossbeat.prepare.augment import Augmentation, apply, draw
@@ -68,6 +68,11 @@ def gather(domains: Domains, cohort: Cohort, settings: Settings, run: Run) -> Ma
     taught = styles
     if other is not None:
         taught = _shown(_read(other, settings, run, "reading styles to learn"), cohort.name)
+    if settings.style_vae and not settings.turn_styles and len(taught.table) == 1:
+        raise SettingsError(
+            f"style_vae learns what styles there are, and {cohort.name} shows one slice of them; say "
+            "turn_styles: true, or give more target images"
+        )
     partners = find_partners(content, styles, cohort.name, run) if settings.style == "same_patient" else None
     scans = {place.scan for bank in (content, styles) for place in bank.table}
     further = _further(cohort, settings, tested, scans)

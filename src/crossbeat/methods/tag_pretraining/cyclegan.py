@@ -230,7 +230,9 @@ def learn_translator(
     """Train both generators on unpaired slices; labels are not looked at."""
     seed_torch(run.seed, "cyclegan networks")
     stage = CycleGanStage(run, settings, source, target)
-    rounds, length = whole_rounds("cyclegan_steps", settings.steps, settings.steps_per_round)
+    rounds, length = whole_rounds(
+        "cyclegan_steps", settings.steps, settings.steps_per_round, "cyclegan_steps_per_round"
+    )
     fit(stage, rounds=rounds, steps_per_round=length)
     return Translator(stage.onward, stage.back, source.preparation, dict(provenance or {}))
 

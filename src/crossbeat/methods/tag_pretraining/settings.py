@@ -330,7 +330,12 @@ class Settings(Recipe):
         self._refuse_contradictions()
         for part in self.parts:
             self.rounds(part)
-        whole_rounds("cyclegan_steps", self.cyclegan_steps, self.cyclegan_steps_per_round)
+        whole_rounds(
+            "cyclegan_steps",
+            self.cyclegan_steps,
+            self.cyclegan_steps_per_round,
+            "cyclegan_steps_per_round",
+        )
         if self.strategy in ("cyclegan", None) and not self.translator:
             refuse_side(self.cyclegan.side, self.preparation)
         if self.strategy == "physics" and not self.simulated:
