@@ -114,8 +114,10 @@ def test_rain_adaconv_averages_seeds_before_patients_and_leaves_a_dash_where_an_
     told = rain_adaconv.by_network(as_setting_0)
     assert told[2:] == [
         "| dice | DR-UNet | none |  | 0 | 0.700 ± 0.141 | 0.800 ± 0.141 | 0.700 ± 0.141 | 0.730 ± 0.141 | 0.047 |",
-        "| hd voxel | DR-UNet | none |  | 0 | 7.0 ± 1.4 | 8.0 ± 1.4 | 7.0 ± 1.4 | 7.3 ± 1.4 | 0.5 |",
-        "| hd mm | DR-UNet | none |  | 0 | 14.0 ± 2.8 | 16.0 ± 2.8 | 14.0 ± 2.8 | 14.6 ± 2.8 | 0.9 |",
+        "| hd voxel | DR-UNet | none |  | 0 | "
+        "7.0 ± 1.4 (7.0) | 8.0 ± 1.4 (8.0) | 7.0 ± 1.4 (7.0) | 7.3 ± 1.4 (7.3) | 0.5 |",
+        "| hd mm | DR-UNet | none |  | 0 | "
+        "14.0 ± 2.8 (14.0) | 16.0 ± 2.8 (16.0) | 14.0 ± 2.8 (14.0) | 14.6 ± 2.8 (14.6) | 0.9 |",
         "| patients of Dice 0 | DR-UNet | none |  | 0 | 0 | 0 | 0 |  |  |",
     ]
     nothing = scores.assign(arm="rain_2", value=scores["value"].where(scores["structure"] != "RV", 0.0))
