@@ -1,9 +1,9 @@
 """RAIN and AdaConv from their kept scores: the paper's three tables, and tests of what each step adds.
 
 Reads rain_adaconv/scores.csv.gz and cells.csv beside this file, writes rain_adaconv/pairs.csv and prints the tables for
-rain_adaconv/README.md. Run from the repository root: `python docs/results/rain_adaconv.py [STYLED]`. STYLED is a folder
-of `crossbeat stylize` with a --segmenter, the check of what stylizers leave of hearts; its structure.csv is kept, and
-how far its intensities lie from content and style as divergences.csv.
+rain_adaconv/README.md. Run from the repository root: `python docs/results/rain_adaconv.py [STYLED ARM]`. STYLED is a
+folder of `crossbeat stylize` with the --segmenter of an arm, the check of what stylizers leave of hearts; it is kept as
+structure_ARM.csv, and how far its intensities lie from content and style as divergences.csv.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from crossbeat.study.league import league
 from crossbeat.study.plan import LOWER, UPPER, Study
 
 HERE: Final = Path(__file__).with_name("rain_adaconv")
-STRUCTURE: Final = HERE / "structure.csv"
 DIVERGENCES: Final = HERE / "divergences.csv"
 PAIRS: Final = {
     ("rain_1", "setting_0"): "RAIN that learnt T2",
@@ -222,8 +221,9 @@ def by_arm(ranks: pd.DataFrame, cells: pd.DataFrame, study: Study) -> list[str]:
 def main(words: Sequence[str]) -> None:
     """Print the tables in the order of the page; those that need both bounds where they are there."""
     if words:
-        keep(Path(words[0]), STRUCTURE)
-        keep_divergences(Path(words[0]), DIVERGENCES)
+        styled, arm = words
+        keep(Path(styled), HERE / f"structure_{arm}.csv")
+        keep_divergences(Path(styled), DIVERGENCES)
     evidence = read_evidence(HERE)
     ranked = evidence.scores[evidence.scores["part"] == TARGET]
     parts = []
@@ -235,9 +235,10 @@ def main(words: Sequence[str]) -> None:
         if evidence.cells["seed"].nunique() > 1:
             parts.append(table_by_seed(ranked, PAIRS))
     parts += [by_setting(ranked), by_network(ranked), by_ascents(ranked)]
-    if STRUCTURE.exists():
-        kept = pd.read_csv(STRUCTURE)
-        parts += [table(by_patient(kept)), edges(kept)]
+    for file in sorted(HERE.glob("structure_*.csv")):
+        kept = pd.read_csv(file)
+        arm = file.stem.removeprefix("structure_")
+        parts += [[f"Seen by the segmenter of `{arm}`:"], table(by_patient(kept)), edges(kept)]
     if DIVERGENCES.exists():
         parts.append(divergences(pd.read_csv(DIVERGENCES)))
     print("\n\n".join("\n".join(lines) for lines in parts))
