@@ -46,6 +46,10 @@ PAIRS: Final = {
     ("adaconv_2", "setting_0_8"): "AdaConv that learnt LGE, in place of as many plain slices more",
     ("rain_3", "setting_0_8"): "RAIN, the patient's own LGE, in place of as many plain slices more",
     ("adaconv_3", "setting_0_8"): "AdaConv, the patient's own LGE, in place of as many plain slices more",
+    (
+        "rain_1_n5_held",
+        "setting_0_8",
+    ): "RAIN, each batch five times in one style, in place of as many plain slices more",
     ("adaconv_2_codes", "setting_0_8"): "AdaConv's search, in place of as many plain slices more",
     ("source_only", "setting_0_8"): "the baseline's loss and intensity scale, as many plain slices",
     ("rain_1_n1", "adaconv_1"): "RAIN without a search in place of AdaConv",
@@ -101,6 +105,18 @@ PAIRS: Final = {
         "rain_2_n1_random_contrast_8",
         "setting_0_random_contrast_8",
     ): "RAIN, on random contrast, as many contents",
+    (
+        "adaconv_1",
+        "setting_0_random_contrast_8",
+    ): "AdaConv that learnt T2, in place of random contrast, one loss",
+    (
+        "adaconv_2",
+        "setting_0_random_contrast_8",
+    ): "AdaConv that learnt LGE, in place of random contrast, one loss",
+    (
+        "rain_2_n1",
+        "setting_0_random_contrast_8",
+    ): "RAIN without a search, in place of random contrast, one loss",
     ("rain_2_random_contrast_8", "setting_0_random_contrast_8"): "RAIN with two ascents, on random contrast",
     (
         "rain_2_random_contrast_8",
