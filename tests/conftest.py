@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -17,6 +18,9 @@ DRAWN = frozenset({Structure.LV, Structure.MYO, Structure.RV})
 
 
 DOCS = Path(__file__).parents[1] / "docs"
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # machines are shared: no test is timed
+hypothesis.settings.load_profile("untimed")
 
 
 def small_heart(row: Row) -> Case:

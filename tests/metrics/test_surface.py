@@ -108,7 +108,7 @@ def test_slices_are_measured_in_their_plane(seed: int) -> None:
     assert assd(found) == pytest.approx(np.concatenate((forth, back)).mean())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     arrays.arrays(bool, (3, 5, 4)),
     arrays.arrays(bool, (3, 5, 4)),
