@@ -28,7 +28,7 @@ PAIRS: Final = {
 
 
 def by_arm(frames: pd.DataFrame, seconds: pd.Series[float], arms: Sequence[str]) -> list[str]:
-    """Dice of each structure and its mean of those, mean ± SD over patients; seeds, and seconds a training."""
+    """Dice of each structure and the mean of those, mean ± SD over patients; seeds, and seconds a training."""
     lines = head(("Arm", *STRUCTURES, "mean", "Seeds", "Seconds"))
     for arm in (arm for arm in arms if arm in set(frames["arm"])):
         own = frames[frames["arm"] == arm]

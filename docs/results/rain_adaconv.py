@@ -236,6 +236,8 @@ def by_arm(ranks: pd.DataFrame, cells: pd.DataFrame, study: Study) -> list[str]:
 
 def main(words: Sequence[str]) -> None:
     """Print the tables in the order of the page; those that need both bounds where they are there."""
+    if len(words) not in (0, 2):
+        sys.exit("usage: python docs/results/rain_adaconv.py [STYLED ARM]; ARM is whose segmenter looked")
     if words:
         styled, arm = words
         keep(Path(styled), HERE / f"structure_{arm}.csv")
