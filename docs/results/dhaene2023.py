@@ -24,13 +24,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 from study_tables import head, line_of
 
 from crossbeat.errors import FileError, RunError
 from crossbeat.evaluation import read_scores
 from crossbeat.report.svg import SERIES
 from crossbeat.report.wording import p_value, signed
-from crossbeat.statistics import bootstrap_interval, holm, wilcoxon
+from crossbeat.statistics import crossed_interval, holm, wilcoxon
 from crossbeat.study.evidence import TARGET, read_evidence
 from crossbeat.study.plan import Study
 
@@ -157,6 +158,12 @@ def by_patient(frames: pd.DataFrame, metric: str) -> pd.Series[float]:
     return frames.groupby(["subject", "seed"])[metric].mean().groupby("subject").mean()
 
 
+def _crossed(frames: pd.DataFrame, metric: str) -> NDArray[np.float64]:
+    """(patients, seeds): the mean over frames."""
+    means = frames.groupby(["subject", "seed"])[metric].mean().unstack("seed")
+    return means.to_numpy(np.float64)
+
+
 def _of(frames: pd.DataFrame, arm: str, structure: str) -> pd.DataFrame:
     return frames[(frames["arm"] == arm) & (frames["structure"] == structure)]
 
@@ -243,22 +250,23 @@ def arm_of(strategy: str, share: int) -> str:
 
 
 def by_labels(frames: pd.DataFrame) -> pd.DataFrame:
-    """Dice, mean of structures: a line a strategy, share of the labels and patient, of the arms that are there."""
+    """Dice, mean of structures: a line a strategy, share of the labels, patient and seed that is there."""
     mean = frames.groupby(["arm", "seed", "subject", "frame"], as_index=False)["dice"].mean()
     found = []
     for strategy in STRATEGIES:
         for share in SHARES:
             rows = mean[mean["arm"] == arm_of(strategy, share)]
             if len(rows):
-                values = by_patient(rows, "dice").reset_index()
+                values = rows.groupby(["subject", "seed"], as_index=False)["dice"].mean()
                 found.append(values.assign(strategy=strategy, share=share))
     return pd.concat(found, ignore_index=True)
 
 
 def table_by_labels(frames: pd.DataFrame) -> list[str]:
     """Mean Dice over patients of each strategy, by the share of the labels that it learns from."""
-    dice = by_labels(frames).groupby(["strategy", "share"])["dice"]
-    there = {key: f"{values.mean():.3f} ± {values.std():.3f}" for key, values in dice}
+    own = by_labels(frames).groupby(["strategy", "share"])
+    means = {key: by_patient(rows, "dice") for key, rows in own}
+    there = {key: f"{values.mean():.3f} ± {values.std():.3f}" for key, values in means.items()}
     lines = head(("Strategy", *(f"{share} %" for share in SHARES)))
     for strategy in STRATEGIES:
         told = [there.get((strategy, share), "–") for share in SHARES]
@@ -268,7 +276,7 @@ def table_by_labels(frames: pd.DataFrame) -> list[str]:
 
 
 def draw_by_labels(frames: pd.DataFrame, path: Path) -> None:
-    """The curve of `table_by_labels`: a line a strategy, with the 95 % bootstrap interval over patients."""
+    """The curve of `table_by_labels`: a line a strategy, with the 95 % bootstrap interval over patients and seeds."""
     table = by_labels(frames)
     figure, axes = plt.subplots(figsize=(8, 4.4))
     for strategy, colour in zip(STRATEGIES, SERIES, strict=False):
@@ -276,12 +284,12 @@ def draw_by_labels(frames: pd.DataFrame, path: Path) -> None:
         shares = [share for share in SHARES if (own["share"] == share).any()]
         values = [own[own["share"] == share] for share in shares]
         x = [SHARES.index(share) for share in shares]
-        ends = [bootstrap_interval(v["dice"], list(v["subject"])) for v in values]
+        ends = [crossed_interval(_crossed(v, "dice")) for v in values]
         axes.fill_between(
             x, [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.15, linewidth=0
         )
         if x:
-            means = [v["dice"].mean() for v in values]
+            means = [by_patient(v, "dice").mean() for v in values]
             axes.plot(x, means, color=colour, linewidth=2, marker="o", markersize=5, label=strategy)
     axes.set_xticks(range(len(SHARES)), [f"{share} %" for share in SHARES])
     axes.set_xlabel("labels of the target that are learnt from", fontsize=12)
@@ -297,7 +305,7 @@ def draw_by_labels(frames: pd.DataFrame, path: Path) -> None:
 def differences(frames: pd.DataFrame, asked_of: Mapping[tuple[str, str], str] = PAIRS) -> list[str]:
     """What each step adds in Dice over the patients and seeds that both arms have; p by Wilcoxon, and Holm over all.
 
-    The interval is of the mean of structures, by bootstrap over patients.
+    The interval is of the mean of structures, by bootstrap over patients and seeds.
     """
     there, found = set(frames["arm"]), []
     for (arm, without), asked in asked_of.items():
@@ -311,7 +319,7 @@ def differences(frames: pd.DataFrame, asked_of: Mapping[tuple[str, str], str] = 
     lines = head(("What is added", "to", *STRUCTURES, "mean", "95 % interval", "p", "Holm's p"))
     for (asked, without, both), mean, one, corrected in zip(found, more, p, holm(p), strict=True):
         each = [signed(by_patient(both[both["structure"] == s], "more").mean()) for s in STRUCTURES]
-        low, high = bootstrap_interval(mean, list(mean.index))
+        low, high = crossed_interval(_crossed(both, "more"))
         interval = f"{signed(low)} to {signed(high)}"
         lines.append(
             line_of(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +28,16 @@ FEWEST_PATIENTS: Final = 8
 
 _NAN: Final = float("nan")
 _CHUNK: Final = 2_000_000  # resampled values held at a time: 16 MB
+_ROUNDING: Final = 1e-12  # two means of the same values that are added up in other orders are one value
+_KEPT: Final = 10_000_000  # counts of one set of draws that are kept for the next mean: 20 MB
+_STEPS: Final = (
+    DRAWS,
+    4 * DRAWS,
+    16 * DRAWS,
+    MOST_DRAWS,
+)  # so many draws are made, the first of which are taken
+
+Counts: TypeAlias = NDArray[np.uint16]
 
 
 def bootstrap_interval(
@@ -100,7 +111,7 @@ def crossed_ratio_interval(
     ratio = crossed_mean(above) / crossed_mean(below)
     linear = (above - ratio * below) / crossed_mean(below)
     scale = max(1.0, abs(ratio))
-    if np.nanmax(np.abs(linear)) <= 1e-12 * scale:  # one ratio in every patient, but for rounding
+    if np.nanmax(np.abs(linear)) <= _ROUNDING * scale:  # one ratio in every patient, but for rounding
         return ratio, ratio
 
     def drawn(count: int) -> Values:
@@ -128,35 +139,54 @@ def _enough(table: Values, level: float) -> bool:
 
 def _drawn(tables: Values, draws: int, seed: int) -> Values:
     """(tables, draws) of drawn means."""
-    parts = list(_drawn_parts(tables, draws, np.random.default_rng(seed)))
-    return np.concatenate(parts, axis=1)
-
-
-def _drawn_parts(tables: Values, draws: int, rng: np.random.Generator) -> Iterator[Values]:
     _, patients, seeds = tables.shape
-    size = max(1, _CHUNK // patients)
+    # of one seed, fewer draws are the first of more
+    made = min((n for n in _STEPS if n >= draws), default=draws) if seeds == 1 else draws
+    make = _kept_resamples if made * patients <= _KEPT else _resamples
+    chosen, picked = (counts[:draws] for counts in make(patients, seeds, made, seed))
     there = ~np.isnan(tables)
     filled = np.where(there, tables, 0.0)
+    size = max(1, _CHUNK // patients)
+    parts = []
+    for start in range(0, draws, size):
+        of_patient = chosen[start : start + size].astype(np.float64)
+        of_seed = picked[start : start + size].astype(np.float64)
+        parts.append([_mean_of(*both, of_patient, of_seed) for both in zip(filled, there, strict=True)])
+    return np.concatenate([np.stack(part) for part in parts], axis=1)
+
+
+def _resamples(patients: int, seeds: int, draws: int, seed: int) -> tuple[Counts, Counts]:
+    """How often each draw takes each patient (draws, patients), and each seed of training (draws, seeds)."""
+    rng = np.random.default_rng(seed)
+    size = max(1, _CHUNK // patients)
+    chosen, picked = [], []
     for start in range(0, draws, size):
         count = min(size, draws - start)
-        chosen = rng.integers(patients, size=(count, patients))
-        if seeds == 1:
-            yield filled[:, :, 0][:, chosen].mean(axis=2)
-            continue
-        picked = rng.integers(seeds, size=(count, seeds))
-        times = (picked[:, :, None] == np.arange(seeds)).sum(axis=1).astype(np.float64)  # (draw, seed)
-        yield np.stack([_mean_of(f, t, chosen, times) for f, t in zip(filled, there, strict=True)])
+        chosen.append(_counted(rng.integers(patients, size=(count, patients)), patients))
+        whole = np.zeros((count, 1), np.int64)  # of one seed
+        picked.append(_counted(rng.integers(seeds, size=(count, seeds)) if seeds > 1 else whole, seeds))
+    return np.concatenate(chosen), np.concatenate(picked)
 
 
-def _mean_of(filled: Values, there: NDArray[np.bool_], chosen: NDArray[np.int64], times: Values) -> Values:
-    """Mean of each draw over the chosen patients of their means over the drawn seeds they have values of."""
+_kept_resamples = lru_cache(maxsize=8)(_resamples)  # a league asks for the same ones hundreds of times
+
+
+def _counted(drawn: NDArray[np.int64], of: int) -> Counts:
+    """How often each row of (draws, n) has each of the numbers below `of`."""
+    rows = len(drawn)
+    flat = (drawn + np.arange(rows)[:, None] * of).ravel()
+    found = np.bincount(flat, minlength=rows * of).reshape(rows, of)
+    return found.astype(np.uint16)
+
+
+def _mean_of(filled: Values, there: NDArray[np.bool_], of_patient: Values, of_seed: Values) -> Values:
+    """Mean of each draw over the drawn patients of their means over the drawn seeds they have values of."""
     if there.all():
-        of_patient = times @ filled.T / times.shape[1]
-        return np.asarray(np.take_along_axis(of_patient, chosen, axis=1).mean(axis=1), np.float64)
-    values = times @ there.T.astype(np.float64)
-    of_patient = np.take_along_axis(times @ filled.T / np.maximum(values, 1), chosen, axis=1)
-    patients = np.take_along_axis(values > 0, chosen, axis=1).sum(axis=1)
-    return np.where(patients > 0, of_patient.sum(axis=1) / np.maximum(patients, 1), np.nan)
+        return np.asarray((of_patient @ filled * of_seed).sum(axis=1) / there.size, np.float64)
+    values = of_seed @ there.T.astype(np.float64)
+    means = of_seed @ filled.T / np.maximum(values, 1)
+    patients = (of_patient * (values > 0)).sum(axis=1)
+    return np.where(patients > 0, (of_patient * means).sum(axis=1) / np.maximum(patients, 1), np.nan)
 
 
 def _row_means(table: Values) -> Values:
@@ -186,7 +216,8 @@ def _ends(table: Values, estimate: float, drawn: Values, level: float) -> Values
     `table` holds the values (patients, seeds), or the linear part of a statistic of them. Influences of a mean are
     proportional to the jackknife's, and scale does not matter.
     """
-    below = (drawn < estimate).mean() + (drawn == estimate).mean() / 2
+    level_with = np.abs(drawn - estimate) <= _ROUNDING * max(1.0, abs(estimate))
+    below = ((drawn < estimate) & ~level_with).mean() + level_with.mean() / 2
     edge = 0.5 / drawn.size
     bias = stats.norm.ppf(np.clip(below, edge, 1 - edge))
     of_patient = _row_means(table)

@@ -96,8 +96,8 @@ class Result:
         return [arm for arm in self.evidence.study.arms if arm not in (LOWER, UPPER)]
 
     def _advice(self, between: Sequence[str]) -> Recommendation:
-        """Among these arms and the bounds."""
-        study, scores = self.evidence.study, self.ranked
+        """Among these arms and the bounds; by Dice, the only metric that advice is given by."""
+        study, scores = self.evidence.study, self.ranked[self.ranked["metric"] == "dice"]
         arms = [LOWER, *between, UPPER]
         reference = study.reference if study.reference in arms else LOWER
         found = league(scores[scores["arm"].isin(arms)], reference=reference)
