@@ -16,7 +16,7 @@ import torch
 
 from crossbeat.case import Case, Domain
 from crossbeat.cohort import Cohort, Row
-from crossbeat.errors import FileError, RunError
+from crossbeat.errors import CohortError, FileError, RunError
 from crossbeat.evaluation import score_case, write_scores
 from crossbeat.labels import UNKNOWN, Structure
 from crossbeat.metrics.surface import hausdorff95, surface_distances
@@ -466,6 +466,38 @@ def test_lines_that_move_are_asked_about_like_the_rest(
     [asked] = module.differences(frames, module.PAIRS)[2:]
     assert asked.startswith("| fading lines that move with the heart | `fading` | +0.075 | +0.075 | +0.075 |")
     assert module.table_by_frame(frames, ["moving"])[2:] == ["| `moving` | 0.700 |"]
+
+
+def test_sets_of_lines_are_drawn_of_one_heart(
+    load_script: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    """About its middle, 55 mm to each side, black to white; a cohort without a set is refused by name."""
+    module = load_script("results/moving_tags")
+    image = np.tile(np.arange(160, dtype=np.float32), (25, 3, 160, 1))
+    labels = np.zeros(image.shape, np.uint8)
+    labels[:, :, 70:91, 60:101] = Structure.MYO
+
+    def read(row: Row) -> Case:
+        return Case(
+            row.scan, row.subject, image, np.diag([1.0, 1, 8, 1]), Domain(row.sequence), labels,
+            (frozenset({Structure.MYO}),) * 25,
+        )  # fmt: skip
+
+    def row(sequence: str, centre: str, tag_set: str = "", split: str = "") -> Row:
+        further = {"tag_set": tag_set}
+        return Row("s1", f"{centre}{tag_set}", sequence, "x.nii", centre=centre, split=split, further=further)
+
+    sets = [row("tagged", "phantom", name) for name in module.SETS]
+    rows = (row("bssfp", "phantom"), *sets, row("tagged", "tagged", split="test"))
+    shown = module.pictures(Cohort(rows, read), rows[0])
+    assert [one.shape for one in shown] == [(110, 110)] * len(module.FRAMES)
+    assert shown[0][0, [0, 109]] * 133 == pytest.approx([25, 133], abs=1), (
+        "80 - 55 to 80 + 54, of at most 133"
+    )
+    module.draw_sets(Cohort(rows, read), tmp_path / "sets.png")
+    assert (tmp_path / "sets.png").stat().st_size > 5_000
+    with pytest.raises(CohortError, match="tag_set 'moving'"):
+        module.draw_sets(Cohort((*rows[:3], rows[4]), read), tmp_path / "none.png")
 
 
 @pytest.mark.slow
