@@ -330,7 +330,7 @@ def test_tag_steps_are_paired_where_both_arms_have_a_value(
     tag_scripts: tuple[ModuleType, ModuleType], tag_frames: pd.DataFrame
 ) -> None:
     """Under seed 0 alone a gains 0.1 in both frames, b 0 and 0.1: 0.075 on the mean."""
-    [row] = tag_scripts[1].differences(tag_frames)[2:]
+    [row] = tag_scripts[1].differences(tag_frames, tag_scripts[1].PAIRS)[2:]
     assert row.startswith(
         "| cine and lines by physics first | `scratch` | +0.075 | +0.075 | +0.075 | +0.075 |"
     )
@@ -347,7 +347,7 @@ def test_tag_frames_are_counted_and_groups_kept_apart(
 ) -> None:
     """Scratch in frame 0: a 0.6, b 0.8; in frame 1: a 0.8, b 0.7."""
     module = tag_scripts[1]
-    table = module.by_frame(tag_frames)
+    table = module.by_frame(tag_frames, module.STRATEGIES)
     assert list(table) == ["scratch", "physics"]
     assert table["scratch"].tolist() == pytest.approx([0.7, 0.75])
     assert module.table_by_group(tag_frames)[2:4] == [
@@ -359,10 +359,33 @@ def test_tag_frames_are_counted_and_groups_kept_apart(
     )
     with pytest.raises(RunError, match="scans of 1 to 2 scored frames"):
         module.frames_of(uneven)
+    contours = pd.DataFrame([["scratch", 0, 0, "a", "a_tagged", 0, 1.0, 1.0, 1.0]])
+    contours.columns = [*module.KEY, "frame", *module.STRUCTURES]
+    scored = tag_scores({("scratch", 0, "a", 0): 0.5, ("scratch", 0, "a", 1): 0.5})
+    contours["scan"] = scored["scan"].iloc[0]
+    with pytest.raises(RunError, match="3 frames have Dice and no HD95"):
+        module.frames_of(scored, contours)
+
+
+@pytest.mark.slow
+def test_tag_figures_show_the_means_of_their_tables(
+    tag_scripts: tuple[ModuleType, ModuleType],
+    tag_frames: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Scratch by frame as above; by labels, 5 and 100 %, the mean of structures is 0.033 above the myocardium's."""
+    module, shown = tag_scripts[1], []
+    monkeypatch.setattr(module.plt, "close", shown.append)
     module.draw(tag_frames, tmp_path / "by_frame.png")
     module.draw_by_labels(few_labels(tag_frames), tmp_path / "by_labels.png")
-    for name in ("by_frame", "by_labels"):
-        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    frames, labels = ({line.get_label(): line for line in f.axes[0].lines} for f in shown)
+    assert frames["scratch"].get_ydata() == pytest.approx([0.7, 0.75])
+    assert list(frames["scratch"].get_xdata()) == [0, 1]
+    assert labels["scratch"].get_ydata() == pytest.approx([0.725 + 0.1 / 3] * 2)
+    assert list(labels["scratch"].get_xdata()) == [1, 5], "the places of 5 and 100 %"
+    assert labels["physics"].get_ydata() == pytest.approx([0.775 + 0.1 / 3])
+    assert all((tmp_path / f"{name}.png").stat().st_size for name in ("by_frame", "by_labels"))
 
 
 def test_tag_contours_are_of_the_slice_in_two_dimensions(

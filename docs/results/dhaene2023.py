@@ -24,19 +24,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 from study_tables import head, line_of
+from tag_tables import KEY, STRUCTURES, by_frame, by_patient, crossed, differences, frames_of, table_by_frame
 
 from crossbeat.errors import FileError, RunError
 from crossbeat.evaluation import read_scores
 from crossbeat.report.svg import SERIES
-from crossbeat.report.wording import p_value, signed
-from crossbeat.statistics import crossed_interval, holm, wilcoxon
+from crossbeat.statistics import crossed_interval
 from crossbeat.study.evidence import TARGET, read_evidence
 from crossbeat.study.plan import Study
 
 HERE: Final = Path(__file__).with_name("dhaene2023")
-STRUCTURES: Final = ("MYO", "LV", "RV")
 STRATEGIES: Final = ("scratch", "cine", "physics", "cyclegan")
 TABLE_3: Final = (
     "source_only",
@@ -71,6 +69,8 @@ PAIRS: Final = {
     ("physics_alone", "scratch"): "lines by physics first, without plain cine",
     ("physics_alone", "cine"): "lines by physics in place of cine, one stage each",
     ("physics_published", "cine"): "lines as an extra stage, as published",
+    ("physics_published", "scratch_published"): "cine and lines, as published",
+    ("cyclegan_published", "scratch_published"): "cine and a CycleGAN's likeness, as published",
     ("cine", "scratch_published"): "cine as an extra stage, as published",
     ("scratch", "scratch_no_shape_loss"): "the shape-aware loss",
     ("scratch_vae", "scratch"): "the VAE's loss",
@@ -78,7 +78,11 @@ PAIRS: Final = {
     ("cine_5_percent", "scratch_5_percent"): "cine first, 5 % of the labels",
     ("physics_5_percent", "scratch_5_percent"): "cine and lines first, 5 % of the labels",
     ("physics_5_percent", "cine_5_percent"): "lines in place of half the cine, 5 % of the labels",
+    ("cyclegan_5_percent", "scratch_5_percent"): "cine and likeness first, 5 % of the labels",
     ("physics_no_labels", "cine_no_labels"): "lines in place of half the cine, no label",
+    ("cyclegan_no_labels", "cine_no_labels"): "a CycleGAN's likeness in place of half the cine, no label",
+    ("physics_no_labels", "cyclegan_no_labels"): "physics in place of a CycleGAN, no label",
+    ("cine_no_labels", "source_only"): "the network and loss of the paper, no label",
     ("cine_dynunet", "scratch_dynunet"): "cine first, DynUNet",
     ("physics_dynunet", "scratch_dynunet"): "cine and lines first, DynUNet",
     (
@@ -87,39 +91,6 @@ PAIRS: Final = {
     ): "DynUNet in place of ResNetVAE, both without the shape loss",
 }
 """What is asked: (arm, the arm without that step)."""
-KEY: Final = ["arm", "seed", "fold", "subject", "scan"]
-EVERY: Final = 4
-"""In the table by frame only every fourth stands, as wide as a page is."""
-
-
-def frames_of(scores: pd.DataFrame, contours: pd.DataFrame | None = None) -> pd.DataFrame:
-    """A row a frame that a cell scored: `dice` and `hd95` (mm) of each structure, with its group and number.
-
-    The kept scores do not say which frame a row is of, but list frames in their order, so that they can be counted;
-    where not every scan has as many in every structure that would be wrong, and `RunError` is raised. HD95 is the
-    contours' where they are given, else the volume's.
-    """
-    chosen = scores[(scores["level"] == "") & scores["structure"].isin(STRUCTURES)]
-    dice = _numbered(chosen[chosen["metric"] == "dice"])
-    counts = dice.groupby([*KEY, "structure"]).size()
-    if counts.nunique() > 1:
-        raise RunError(
-            f"scores.csv: scans of {counts.min()} to {counts.max()} scored frames, and their rows do not say which; "
-            "frames can only be counted where every scan was scored in all of them"
-        )
-    if contours is None:
-        distance = _numbered(chosen[(chosen["metric"] == "hd95") & (chosen["unit"] == "mm")])
-    else:
-        distance = contours.melt([*KEY, "frame"], list(STRUCTURES), "structure", "value")
-    on = [*KEY, "frame", "structure"]
-    both = dice[[*on, "group", "value"]].rename(columns={"value": "dice"})
-    return both.merge(
-        distance[[*on, "value"]].rename(columns={"value": "hd95"}), how="left", on=on, validate="1:1"
-    )
-
-
-def _numbered(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.assign(frame=rows.groupby([*KEY, "structure"]).cumcount())
 
 
 def keep_contours(out: Path) -> pd.DataFrame:
@@ -151,17 +122,6 @@ def over_patients(frames: pd.DataFrame, arm: str, structure: str, metric: str) -
     """Mean and SD over patients: frames first, then seeds, as is sound."""
     values = by_patient(_of(frames, arm, structure), metric)
     return float(values.mean()), float(values.std())
-
-
-def by_patient(frames: pd.DataFrame, metric: str) -> pd.Series[float]:
-    """A value a patient: the mean over frames, then over seeds."""
-    return frames.groupby(["subject", "seed"])[metric].mean().groupby("subject").mean()
-
-
-def _crossed(frames: pd.DataFrame, metric: str) -> NDArray[np.float64]:
-    """(patients, seeds): the mean over frames."""
-    means = frames.groupby(["subject", "seed"])[metric].mean().unstack("seed")
-    return means.to_numpy(np.float64)
 
 
 def _of(frames: pd.DataFrame, arm: str, structure: str) -> pd.DataFrame:
@@ -284,7 +244,7 @@ def draw_by_labels(frames: pd.DataFrame, path: Path) -> None:
         shares = [share for share in SHARES if (own["share"] == share).any()]
         values = [own[own["share"] == share] for share in shares]
         x = [SHARES.index(share) for share in shares]
-        ends = [crossed_interval(_crossed(v, "dice")) for v in values]
+        ends = [crossed_interval(crossed(v, "dice")) for v in values]
         axes.fill_between(
             x, [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.15, linewidth=0
         )
@@ -300,52 +260,6 @@ def draw_by_labels(frames: pd.DataFrame, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def differences(frames: pd.DataFrame, asked_of: Mapping[tuple[str, str], str] = PAIRS) -> list[str]:
-    """What each step adds in Dice over the patients and seeds that both arms have; p by Wilcoxon, and Holm over all.
-
-    The interval is of the mean of structures, by bootstrap over patients and seeds.
-    """
-    there, found = set(frames["arm"]), []
-    for (arm, without), asked in asked_of.items():
-        if {arm, without} <= there:
-            on = ["seed", "subject", "frame", "structure"]
-            both = _arm(frames, arm).merge(_arm(frames, without), on=on, suffixes=("", "_without"))
-            both["more"] = both["dice"] - both["dice_without"]
-            found.append((asked, without, both))
-    more = [by_patient(both, "more") for _, _, both in found]
-    p = [wilcoxon(m, np.zeros(len(m)), list(m.index)).p for m in more]
-    lines = head(("What is added", "to", *STRUCTURES, "mean", "95 % interval", "p", "Holm's p"))
-    for (asked, without, both), mean, one, corrected in zip(found, more, p, holm(p), strict=True):
-        each = [signed(by_patient(both[both["structure"] == s], "more").mean()) for s in STRUCTURES]
-        low, high = crossed_interval(_crossed(both, "more"))
-        interval = f"{signed(low)} to {signed(high)}"
-        lines.append(
-            line_of(
-                asked, f"`{without}`", *each, signed(mean.mean()), interval, p_value(one), p_value(corrected)
-            )
-        )
-    return lines
-
-
-def _arm(frames: pd.DataFrame, arm: str) -> pd.DataFrame:
-    return frames.loc[frames["arm"] == arm, ["seed", "subject", "frame", "structure", "dice"]]
-
-
-def by_frame(frames: pd.DataFrame, structure: str = "MYO", arms: Sequence[str] = STRATEGIES) -> pd.DataFrame:
-    """Mean Dice over patients of each arm that is there: a line a frame of the cycle, a column an arm."""
-    rows = frames[(frames["structure"] == structure) & frames["arm"].isin(arms)]
-    patients = rows.groupby(["frame", "arm", "subject"])["dice"].mean()
-    table = patients.groupby(["frame", "arm"]).mean().unstack("arm")
-    return table[[arm for arm in arms if arm in table]]
-
-
-def table_by_frame(frames: pd.DataFrame, arms: Sequence[str] = STRATEGIES) -> list[str]:
-    """Dice of the myocardium in every fourth frame, counted from 0, where the lines were laid."""
-    table = by_frame(frames, arms=arms).iloc[::EVERY]
-    lines = head(("Arm", *(str(frame) for frame in table.index)))
-    return lines + [line_of(f"`{arm}`", *(f"{value:.3f}" for value in table[arm])) for arm in table]
 
 
 def table_by_group(frames: pd.DataFrame) -> list[str]:
@@ -364,7 +278,7 @@ def table_by_group(frames: pd.DataFrame) -> list[str]:
 def draw(frames: pd.DataFrame, path: Path, structure: str = "MYO") -> None:
     """Dice by frame of the cycle, and by group: violins over frames, as the paper has them, with a dot a patient."""
     figure, (upper, lower) = plt.subplots(2, 1, figsize=(8, 7.4))
-    table = by_frame(frames, structure)
+    table = by_frame(frames, STRATEGIES, structure)
     colours = dict(zip(STRATEGIES, SERIES, strict=False))
     for arm in table:
         upper.plot(
@@ -413,6 +327,8 @@ def main(words: Sequence[str]) -> None:
     trained = HERE / "training.csv"
     training = pd.read_csv(trained) if trained.exists() else None
     frames = frames_of(ranked, contours)
+    if undefined := int(frames[["dice", "hd95"]].isna().to_numpy().sum()):
+        print(f"{undefined} values of frames are undefined, both masks being empty, and are in no mean.\n")
     seeds = frames.groupby("arm", sort=False)["seed"].nunique()
     seconds = evidence.cells.groupby("arm", sort=False)["wall_seconds"].mean()
     parts = [
@@ -425,8 +341,8 @@ def main(words: Sequence[str]) -> None:
         ],
         table_4(frames, evidence.study),
         table_by_labels(frames),
-        differences(frames),
-        table_by_frame(frames),
+        differences(frames, PAIRS),
+        table_by_frame(frames, STRATEGIES),
         table_by_group(frames),
         [
             *head(("Arm", "Seeds", "Seconds a training")),

@@ -18,9 +18,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from dhaene2023 import STRUCTURES, by_patient, differences, frames_of, table_by_frame
 from PIL import Image
 from study_tables import head, line_of
+from tag_tables import STRUCTURES, by_patient, differences, frames_of, table_by_frame
 
 from crossbeat.cohort import Cohort, Row, read_cohort
 from crossbeat.data import reader

@@ -194,12 +194,9 @@ def test_without_a_strategy_tags_come_by_formula_where_the_target_is_tagged(
     cohort: Cohort, tmp_path: Path, target: dict[str, str], strategy: str
 ) -> None:
     rows = tuple(replace(r, sequence=target["sequence"]) if r.sequence == "tagged" else r for r in cohort)
-    told = {**GREY, "lge": GREY["tagged"]}
 
     def read(row: Row) -> Case:
-        case = heart(replace(row, sequence="tagged" if row.sequence == "lge" else row.sequence))
-        assert row.sequence in told
-        return case
+        return heart(replace(row, sequence="tagged" if row.sequence == "lge" else row.sequence))
 
     assert material_of(Cohort(rows, read, "hearts"), tmp_path, target=target).strategy == strategy
 
@@ -488,15 +485,71 @@ def test_few_labels_of_the_target_are_remarked_on(cohort: Cohort, tmp_path: Path
     """One patient trains, or nobody validates: training goes on, and says so."""
     few = cohort.only(lambda row: row.sequence != "tagged" or row.subject in ("s3", "s9"))
     both = replace(cohort, rows=(*cohort.rows, row_of(7, "tagged", "validation")))
+    start = "of the target's labelled patients "
+    nothing = "nothing says how fine-tuning goes before it is tested; give some the split validation, or say"
+    few_of_both = replace(both, rows=(*few.rows, both.rows[-1]))
     for name, rows, told in (
-        ("few", few, "1 train and 0"),
-        ("none", cohort, "3 train and 0"),
-        ("both", both, ""),
+        ("few", few, "1 train and 0 validate: one patient is little to learn from; label more; " + nothing),
+        ("none", cohort, "3 train and 0 validate: " + nothing),
+        ("one", few_of_both, "1 train and 1 validate: one patient is little to learn from; label more"),
     ):
         material_of(rows, tmp_path / name, strategy="scratch", target_labels="train")
-        said = "of the target's labelled patients" in notes_in(tmp_path / name)
-        assert said == bool(told)
-        assert told in notes_in(tmp_path / name)
+        assert start + told in notes_in(tmp_path / name)
+    material_of(both, tmp_path / "both", strategy="scratch", target_labels="train")
+    assert start not in notes_in(tmp_path / "both")
+
+
+def test_a_share_of_less_than_one_patient_is_remarked_on(cohort: Cohort, tmp_path: Path) -> None:
+    """Of three, 5 and 30 % are the same one patient; from 34 % on it is what was asked for."""
+    for share, said in ((0.05, True), (0.3, True), (0.34, False), (0.67, False)):
+        name = tmp_path / f"{share}"
+        material_of(cohort, name, strategy="scratch", target_labels="train", target_labelled=share)
+        told = f"target_labelled {share:g} of 3 patients is less than one; one trains, as under every share below 0.5"
+        assert (told in notes_in(name)) == said
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "devices", "error", "message"),
+    [
+        (
+            "no target trains",
+            {"strategy": "cyclegan"},
+            1,
+            CohortError,
+            "no target scan trains; name a `target`",
+        ),
+        ("all", {"tag_spacing_mm": 4.0}, 1, SettingsError, "lines closer than two pixels"),
+        (
+            "all",
+            {"tag_spacing_mm": None, "tag_spacing_px": 1.5},
+            1,
+            SettingsError,
+            "lines closer than two pixels",
+        ),
+        ("all", {"strategy": "cyclegan"}, 2, SettingsError, "2 devices cannot share a CycleGAN's step"),
+    ],
+)
+def test_what_rows_and_settings_tell_is_refused_before_a_scan_is_read(
+    cohort: Cohort,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: str,
+    changes: dict[str, Any],
+    devices: int,
+    error: type[Exception],
+    message: str,
+) -> None:
+    def read(row: Row) -> Case:
+        raise AssertionError(f"{row.scan} was read")
+
+    left = (
+        cohort.rows
+        if rows == "all"
+        else tuple(r for r in cohort if (r.sequence, r.split) != ("tagged", "train"))
+    )
+    monkeypatch.setattr(Run, "world_size", devices)
+    with pytest.raises(error, match=message):
+        material_of(Cohort(left, read, "hearts"), tmp_path, **changes)
 
 
 def test_cine_of_a_tested_patient_is_refused(cohort: Cohort, tmp_path: Path) -> None:

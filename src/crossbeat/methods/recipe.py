@@ -278,7 +278,8 @@ def _labelled_target(target: Cohort, recipe: Recipe, seed: int) -> Cohort:
     labelled = target.only(_trains).labelled()
     if recipe.target and not len(labelled):
         raise CohortError(
-            f"{target.name}: `target_labels: train`, but no training scan of the target has labels"
+            f"{target.name}: `target_labels: train`, but no training scan of the target has labels; label "
+            "some, set `split` of labelled ones to train, or say target_labels: none"
         )
     if recipe.target_labelled is None:
         return labelled

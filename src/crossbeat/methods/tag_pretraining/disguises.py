@@ -104,6 +104,7 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
     real = cohort.only(lambda row: row.scan not in made)
     domains = find_domains(real, settings, run.seed)
     strategy = find_strategy(real, settings)
+    _refuse_before_reading(real, domains, strategy, settings, run)
     lessons: dict[Part, Lesson] = {}
     seen = {"source": domains.source, "labelled_target": domains.target}
     parts = settings.parts
@@ -121,7 +122,6 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
             _read(simulated, settings, run, "reading tagged scans"), learnt=settings.learnt
         )
     elif "tags" in parts and strategy == "physics":
-        settings.simulation.check_spacing((settings.spacing_mm, settings.spacing_mm))
         tagged = Tagged(settings.simulation, settings.preparation)
         lessons["tags"] = Lesson(plain, tagged, settings.learnt)
         if "source" in plain_validation:
@@ -140,14 +140,7 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
             validation["tags"]["source"] = found
         cycled = there_and_back(plain_validation.get("source", plain), translator, run)
     if "target" in parts:
-        learnt, watched = len(domains.target.subjects), len(domains.target_validation.subjects)
-        if learnt < 2 or not watched:
-            said = (
-                "few to learn from" if watched else "so nothing says how fine-tuning goes before it is tested"
-            )
-            run.note(
-                f"{cohort.name}: of the target's labelled patients {learnt} train and {watched} validate; {said}"
-            )
+        _remark_on_few(real, domains, settings, run)
         lessons["target"] = Lesson(
             _read(domains.target, settings, run, "reading labelled target scans"), learnt=settings.learnt
         )
@@ -227,11 +220,6 @@ def _cost_of_repainting(bank: SliceBank, translator: Translator, run: Run) -> Es
 
 def _new_translator(cine: Cohort, domains: Domains, settings: Settings, run: Run) -> Translator:
     """One that learns here from the images of both sides."""
-    if not len(domains.unlabelled):
-        raise CohortError(
-            f"{cine.name}: a CycleGAN learns from target images, and no target scan trains; name a `target` of which "
-            "some have split train, or say strategy: physics"
-        )
     told = {"method": "tag_pretraining", "seed": run.seed, "settings": settings.model_dump(mode="json")}
     told |= {"subjects": sorted({*cine.subjects, *domains.unlabelled.subjects})}
     source = _read(cine, settings, run, "reading cine", annotated=False)
@@ -252,6 +240,11 @@ def _new_translator(cine: Cohort, domains: Domains, settings: Settings, run: Run
 def _known_translator(path: Path, cohort: Cohort, settings: Settings, run: Run) -> Translator:
     """One of another run, if it has seen nobody who is tested and learnt from slices like these."""
     translator = load_translator(path, run.torch_device)
+    if "subjects" not in translator.provenance:
+        run.note(
+            f"translator {path}: does not say whose images it has learnt from, so nothing tells whether tested "
+            "subjects are among them"
+        )
     both = sorted(set(translator.provenance.get("subjects", [])) & _tested(cohort))
     if both and not settings.transductive:
         raise CohortError(
@@ -316,6 +309,52 @@ def _simulated(cohort: Cohort, settings: Settings) -> Cohort:
             "`crossbeat tag` and index them beside the others, or take `simulated` out to draw tags here"
         )
     return found
+
+
+def _refuse_before_reading(
+    cohort: Cohort, domains: Domains, strategy: str, settings: Settings, run: Run
+) -> None:
+    """What the rows and settings alone tell of lines and CycleGAN; scans take minutes to read."""
+    if "tags" not in settings.parts or settings.simulated:
+        return
+    if strategy == "physics":
+        settings.simulation.check_spacing((settings.spacing_mm, settings.spacing_mm))
+    elif not settings.translator:
+        if not len(domains.unlabelled):
+            raise CohortError(
+                f"{cohort.name}: a CycleGAN learns from target images, and no target scan trains; name a `target` of "
+                "which some have split train, or say strategy: physics"
+            )
+        if settings.cyclegan.batch % run.world_size:
+            raise SettingsError(
+                f"{run.world_size} devices cannot share a CycleGAN's step, which takes {settings.cyclegan.batch} image "
+                "of each side; learn it with --devices 1, and name its models/translator as `translator` for the rest"
+            )
+
+
+def _remark_on_few(cohort: Cohort, domains: Domains, settings: Settings, run: Run) -> None:
+    """Notes where labelled patients of the target are too few to be split, or to be shared out as asked."""
+    learnt, watched = len(domains.target.subjects), len(domains.target_validation.subjects)
+    said = ["one patient is little to learn from; label more"] if learnt < 2 else []
+    if not watched:
+        said.append(
+            "nothing says how fine-tuning goes before it is tested; give some the split validation, or say "
+            "target_labels: none"
+        )
+    if said:
+        run.note(
+            f"{cohort.name}: of the target's labelled patients {learnt} train and {watched} validate: "
+            + "; ".join(said)
+        )
+    share = settings.target_labelled
+    if share is not None and share < 1:
+        every = settings.model_copy(update={"target_labelled": None})
+        of = len(find_domains(cohort, every, run.seed).target.subjects)
+        if share * of < 1:
+            run.note(
+                f"{cohort.name}: target_labelled {share:g} of {of} patients is less than one; one trains, as under "
+                f"every share below {1.5 / of:.2g}"
+            )
 
 
 def _refuse_no_source(source: Cohort, settings: Settings) -> None:

@@ -136,7 +136,7 @@ class Settings(Recipe):
         7.0, gt=0, le=30, description="between two lines, across them; null: tag_spacing_px counts"
     )
     tag_spacing_px: float = Field(
-        5.0, ge=2, le=40, description="the same in pixels, the paper's; said alone it counts"
+        5.0, gt=0, le=40, description="the same in pixels, the paper's; said alone it counts"
     )
     tag_spacing_range: float = Field(
         0.25, ge=0, lt=1, description="drawn at random up to this share below and above; paper 0"
