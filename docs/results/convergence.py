@@ -227,7 +227,8 @@ def main() -> None:
     if not any(found.values()):
         raise RunError(f"{folder / 'curves.csv'}: has no curve of scratch, which the others are measured by")
     write([one for part in found.values() for one in part], folder / "convergence.csv")
-    draw(constant if len(constant) else matched, folder / "convergence.png")
+    shown, reference = (constant, "scratch_constant") if len(constant) else (matched, "scratch")
+    draw(shown, folder / "convergence.png", reference)
     print("\n\n".join("\n".join(table_of(part, reference)) for reference, part in found.items() if part))
 
 

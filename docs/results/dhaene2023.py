@@ -24,6 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 from study_tables import head, line_of
 from tag_tables import KEY, STRUCTURES, by_frame, by_patient, crossed, differences, frames_of, table_by_frame
 
@@ -56,6 +57,8 @@ TABLE_4: Final = {
     1.0: "scratch_shape_1",
 }
 """γ and its arm."""
+TICKS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98)
+"""Of Dice in the figure by labels."""
 SHARES: Final = (0, 5, 10, 25, 50, 100)
 """Labels of the target that are learnt from, in % of the patients who train."""
 PAIRS: Final = {
@@ -82,7 +85,6 @@ PAIRS: Final = {
     ("physics_no_labels", "cine_no_labels"): "lines in place of half the cine, no label",
     ("cyclegan_no_labels", "cine_no_labels"): "a CycleGAN's likeness in place of half the cine, no label",
     ("physics_no_labels", "cyclegan_no_labels"): "physics in place of a CycleGAN, no label",
-    ("cine_no_labels", "source_only"): "the network and loss of the paper, no label",
     ("cine_dynunet", "scratch_dynunet"): "cine first, DynUNet",
     ("physics_dynunet", "scratch_dynunet"): "cine and lines first, DynUNet",
     (
@@ -251,6 +253,10 @@ def draw_by_labels(frames: pd.DataFrame, path: Path) -> None:
         if x:
             means = [by_patient(v, "dice").mean() for v in values]
             axes.plot(x, means, color=colour, linewidth=2, marker="o", markersize=5, label=strategy)
+    axes.set_yscale("logit", nonpositive="clip")  # near 1 a hundredth counts
+    axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(0.05, 0.985)
     axes.set_xticks(range(len(SHARES)), [f"{share} %" for share in SHARES])
     axes.set_xlabel("labels of the target that are learnt from", fontsize=12)
     axes.set_ylabel("Dice, mean of structures", fontsize=12)

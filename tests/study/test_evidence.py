@@ -22,7 +22,6 @@ from crossbeat.study.cell import run_cell
 from crossbeat.study.evidence import Evidence, collect, merge, read_evidence, refuse_mixture, write_evidence
 from crossbeat.study.folder import Means, StudyFolder
 from crossbeat.study.plan import LOWER, UPPER, Study, canonical
-from crossbeat.study.present import present_evidence
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,20 +75,6 @@ def test_what_is_undefined_is_read_back_undefined(small_study: Callable[..., Stu
     assert found["value"].isna().tolist() == [False, False, True, True]
     assert found["value"].dtype == np.float64
     assert found["part"].tolist() == ["target", "target", "beside", "beside"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "folder", sorted(p.parent for p in (ROOT / "docs" / "results").glob("*/cells.csv")), ids=str
-)
-def test_the_kept_evidence_is_read_and_makes_a_page(folder: Path, tmp_path: Path) -> None:
-    evidence = read_evidence(folder)
-    shown = present_evidence(evidence, tmp_path)
-    assert shown.page.stat().st_size > 10_000
-    untold = any("no table yet" in sentence for sentence in shown.sentences)
-    told_of = {LOWER, UPPER, evidence.study.reference} <= set(evidence.cells["arm"])
-    assert shown.sentences
-    assert untold != told_of, "a verdict where the bounds and the reference are, or why there is none"
 
 
 @pytest.mark.parametrize(
