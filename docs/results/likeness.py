@@ -27,6 +27,7 @@ import torch
 import yaml
 from monai.metrics.regression import SSIMMetric
 from numpy.typing import NDArray
+from pictures import in_few_greys
 from study_tables import head, line_of
 from torch import Tensor
 
@@ -272,6 +273,7 @@ def draw(shown: Mapping[str, Made], path: Path) -> None:
     figure.tight_layout(pad=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+    in_few_greys(path)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from PIL import Image
+from pictures import in_few_greys
 from study_tables import head, line_of
 from tag_tables import STRUCTURES, by_patient, differences, frames_of, table_by_frame
 
@@ -92,8 +92,7 @@ def draw_sets(cohort: Cohort, path: Path) -> None:
     figure.tight_layout(pad=0.3, w_pad=0.15, h_pad=0.15)
     figure.savefig(path, dpi=90)
     plt.close(figure)
-    with Image.open(path) as picture:
-        picture.convert("L").quantize(32, dither=Image.Dither.NONE).save(path, optimize=True)
+    in_few_greys(path)
 
 
 def main(words: Sequence[str]) -> None:
