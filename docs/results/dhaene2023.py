@@ -57,8 +57,12 @@ TABLE_4: Final = {
     1.0: "scratch_shape_1",
 }
 """γ and its arm."""
-TICKS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98)
+TICKS: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98)
 """Of Dice in the figure by labels."""
+LEAST: Final = 0.03
+"""Dice at which that figure ends below, and intervals with it."""
+ASIDE: Final = 0.13
+"""Between two strategies in it, of the way from a share to the next."""
 SHARES: Final = (0, 5, 10, 25, 50, 100)
 """Labels of the target that are learnt from, in % of the patients who train."""
 PAIRS: Final = {
@@ -75,6 +79,9 @@ PAIRS: Final = {
     ("physics_published", "scratch_published"): "cine and lines, as published",
     ("cyclegan_published", "scratch_published"): "cine and a CycleGAN's likeness, as published",
     ("cine", "scratch_published"): "cine as an extra stage, as published",
+    ("cine_constant", "scratch_constant"): "cine first, as many updates on labels",
+    ("physics_constant", "scratch_constant"): "cine and lines first, as many updates on labels",
+    ("cyclegan_constant", "scratch_constant"): "cine and likeness first, as many updates on labels",
     ("scratch", "scratch_no_shape_loss"): "the shape-aware loss",
     ("scratch_vae", "scratch"): "the VAE's loss",
     ("scratch_random_contrast", "scratch"): "random contrast",
@@ -238,28 +245,30 @@ def table_by_labels(frames: pd.DataFrame) -> list[str]:
 
 
 def draw_by_labels(frames: pd.DataFrame, path: Path) -> None:
-    """The curve of `table_by_labels`: a line a strategy, with the 95 % bootstrap interval over patients and seeds."""
+    """The points of `table_by_labels`, side by side, with 95 % bootstrap intervals over patients and seeds."""
     table = by_labels(frames)
+    shares = [share for share in SHARES if (table["share"] == share).any()]
     figure, axes = plt.subplots(figsize=(8, 4.4))
-    for strategy, colour in zip(STRATEGIES, SERIES, strict=False):
+    for k, (strategy, colour) in enumerate(zip(STRATEGIES, SERIES, strict=False)):
         own = table[table["strategy"] == strategy]
-        shares = [share for share in SHARES if (own["share"] == share).any()]
-        values = [own[own["share"] == share] for share in shares]
-        x = [SHARES.index(share) for share in shares]
-        ends = [crossed_interval(crossed(v, "dice")) for v in values]
-        axes.fill_between(
-            x, [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.15, linewidth=0
+        there = [share for share in shares if (own["share"] == share).any()]
+        if not there:
+            continue
+        values = [own[own["share"] == share] for share in there]
+        x = [shares.index(share) + (k - (len(STRATEGIES) - 1) / 2) * ASIDE for share in there]
+        means = np.array([by_patient(v, "dice").mean() for v in values])
+        low, high = np.array([crossed_interval(crossed(v, "dice")) for v in values]).T
+        within = [np.maximum(means - np.maximum(low, LEAST), 0), np.maximum(high - means, 0)]
+        axes.errorbar(
+            x, means, within, color=colour, linewidth=2, fmt="o", markersize=6, capsize=3, label=strategy
         )
-        if x:
-            means = [by_patient(v, "dice").mean() for v in values]
-            axes.plot(x, means, color=colour, linewidth=2, marker="o", markersize=5, label=strategy)
     axes.set_yscale("logit", nonpositive="clip")  # near 1 a hundredth counts
     axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_ylim(0.05, 0.985)
-    axes.set_xticks(range(len(SHARES)), [f"{share} %" for share in SHARES])
+    axes.set_ylim(LEAST, 0.985)
+    axes.set_xticks(range(len(shares)), [f"{share} %" for share in shares])
     axes.set_xlabel("labels of the target that are learnt from", fontsize=12)
-    axes.set_ylabel("Dice, mean of structures", fontsize=12)
+    axes.set_ylabel("Dice, mean of structures (logit scale)", fontsize=12)
     axes.tick_params(labelsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=12, loc="lower right")
