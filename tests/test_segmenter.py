@@ -14,7 +14,7 @@ from crossbeat.cohort import Cohort
 from crossbeat.errors import RunError
 from crossbeat.labels import Structure
 from crossbeat.prepare.volumes import Preparation, crop, normalise, pad, slices_of
-from crossbeat.segmenter import NetworkSpec, Segmenter, load_segmenter, most_probable
+from crossbeat.segmenter import NetworkSpec, Segmenter, load_segmenter
 
 SPEC = NetworkSpec(name="dilated_resunet", size=32, arguments={"width": 4})
 PREPARATION = Preparation(size=32, spacing_mm=2.0)
@@ -155,13 +155,3 @@ def test_a_missing_or_broken_segmenter_is_named(tmp_path: Path) -> None:
     (tmp_path / "s" / "segmenter.json").write_text(json.dumps(described))
     with pytest.raises(RunError, match="newer than this"):
         load_segmenter(tmp_path / "s")
-
-
-def test_the_most_probable_class_is_the_first_of_the_highest() -> None:
-    generator = torch.Generator().manual_seed(0)
-    shares = torch.randint(4, (5, 4, 7, 6), generator=generator).float()  # many ties
-    expected = np.argmax(shares.numpy(), axis=1)
-    found = most_probable(shares)
-    assert found.dtype == torch.uint8
-    assert np.array_equal(found.numpy(), expected)
-    assert not most_probable(torch.zeros(1, 1, 2, 2)).any()

@@ -28,8 +28,8 @@ from crossbeat.cohort import Row, read_cohort
 from crossbeat.data import reader
 from crossbeat.errors import FileError
 from crossbeat.evaluation import score_case
-from crossbeat.prepare.volumes import window_of
-from crossbeat.segmenter import Segmenter, load_segmenter, most_probable
+from crossbeat.prepare.volumes import most_probable, window_of
+from crossbeat.segmenter import Segmenter, load_segmenter
 
 HERE: Final = Path(__file__).parent
 KEY: Final = ["arm", "seed", "subject"]

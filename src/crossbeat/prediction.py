@@ -18,7 +18,8 @@ from crossbeat.cohort import Cohort, Row
 from crossbeat.devices import keep_freed_memory
 from crossbeat.errors import CrossbeatError, SettingsError
 from crossbeat.labels import UNKNOWN, Structure
-from crossbeat.segmenter import Segmenter, most_probable
+from crossbeat.prepare.volumes import most_probable
+from crossbeat.segmenter import Segmenter
 
 Writer = Callable[[Row, NDArray[np.uint8]], None]
 
