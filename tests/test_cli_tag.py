@@ -179,6 +179,16 @@ def test_pixels_are_each_scans_own(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_without_inflow_blood_fades_like_the_wall(data: Path, tmp_path: Path) -> None:
+    for name, more in (("still", {"inflow": False}), ("flowing", {})):
+        tag(data / "cohort.csv", tmp_path / name, where="scan=anna", fade=True, contrast="none", **more)
+    still, flowing = (image_of(tmp_path / name, "anna") for name in ("still", "flowing"))
+    inside = ndimage.binary_erosion(heart()[0] == Structure.LV, np.ones((1, 3, 3)))
+    assert flowing[2][inside].std() < 0.2 * still[2][inside].std()
+    line = lines_of(tmp_path / "still")["anna_tagged"]
+    assert line["blood_t1_ms"] == line["t1_ms"]
+
+
 def test_lines_fade_from_end_diastole_on_and_go_from_the_blood_where_it_is_known(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,6 +282,7 @@ def test_images_can_have_the_mean_of_the_authors(data: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"inflow": False}, "--no-inflow says how lines fade, and they do not"),
         ({"spacing_mm": 7.0, "spacing_px": 5.0}, "--spacing-mm and --spacing-px say the same thing"),
         ({"contrast": "cubic"}, "--contrast cubic: must be one of sqrt, power0.4_myo, none"),
         ({"flip_deg": 0.0}, "flip angle within"),

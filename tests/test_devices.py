@@ -1,6 +1,11 @@
-"""How the C library is asked to keep memory, whatever its version says to it. How much that helps, no test says."""
+"""The channel of the highest value; and how the C library is asked to keep memory, whatever its version says to it.
 
+How much either helps, no test says.
+"""
+
+import numpy as np
 import pytest
+import torch
 
 from crossbeat import devices
 
@@ -39,3 +44,13 @@ def test_the_library_has_what_is_asked_of_it() -> None:
         found = devices._of_the_c_library(name)
         assert found is None or callable(found)
     devices.give_back_freed_memory()
+
+
+def test_the_channel_of_the_highest_value_is_the_first_of_equals() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.randint(4, (5, 4, 7, 6), generator=generator).float()  # many ties
+    expected = np.argmax(shares.numpy(), axis=1)
+    found = devices.argmax_channels(shares)
+    assert found.dtype == torch.uint8
+    assert np.array_equal(found.numpy(), expected)
+    assert not devices.argmax_channels(torch.zeros(1, 1, 2, 2)).any()

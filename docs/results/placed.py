@@ -26,9 +26,10 @@ from training_scores import cells_of
 from crossbeat.case import Case
 from crossbeat.cohort import Row, read_cohort
 from crossbeat.data import reader
+from crossbeat.devices import argmax_channels
 from crossbeat.errors import FileError
 from crossbeat.evaluation import score_case
-from crossbeat.prepare.volumes import most_probable, window_of
+from crossbeat.prepare.volumes import window_of
 from crossbeat.segmenter import Segmenter, load_segmenter
 
 HERE: Final = Path(__file__).parent
@@ -47,7 +48,7 @@ def heart_of(case: Case) -> tuple[float, float]:
 def segmented(segmenter: Segmenter, case: Case, centre: tuple[float, float]) -> NDArray[np.uint8]:
     """As `Segmenter.predict`, in the window about a centre that is given."""
     window = window_of(case, segmenter.preparation, centre=centre)
-    chunks = [most_probable(p).cpu() for p in segmenter.probabilities(case, window)]
+    chunks = [argmax_channels(p).cpu() for p in segmenter.probabilities(case, window)]
     return segmenter.name_classes(torch.cat(chunks).reshape(case.image.shape).numpy())
 
 

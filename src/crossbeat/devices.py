@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Final
 
 import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from crossbeat.errors import SettingsError
 
@@ -26,6 +28,18 @@ def multiplies_bfloat16(kind: str) -> bool:
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def argmax_channels(values: Float[Tensor, "n k y x"]) -> UInt8[Tensor, "n y x"]:
+    """Channel of the highest value, the first of equals, of at most 256: argmax, in a fifth of its time on a CPU.
+
+    Torch's own walks the channels pixel by pixel there.
+    """
+    best, channels = values[:, 0], torch.zeros_like(values[:, 0], dtype=torch.uint8)
+    for k in range(1, values.shape[1]):
+        channels.masked_fill_(values[:, k] > best, k)
+        best = torch.maximum(best, values[:, k])
+    return channels
 
 
 def keep_freed_memory() -> None:

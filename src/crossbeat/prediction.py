@@ -15,10 +15,9 @@ from torch import Tensor
 
 from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
-from crossbeat.devices import keep_freed_memory
+from crossbeat.devices import argmax_channels, keep_freed_memory
 from crossbeat.errors import CrossbeatError, SettingsError
 from crossbeat.labels import UNKNOWN, Structure
-from crossbeat.prepare.volumes import most_probable
 from crossbeat.segmenter import Segmenter
 
 Writer = Callable[[Row, NDArray[np.uint8]], None]
@@ -53,7 +52,7 @@ def predict_case(
     wanted = list(range(case.frames)) if frames is None else sorted(set(frames))
     whole = np.full(case.image.shape, UNKNOWN, np.uint8)
     if wanted:
-        chunks = [most_probable(p).cpu() for p in _mean(segmenters, case, flips, wanted)]
+        chunks = [argmax_channels(p).cpu() for p in _mean(segmenters, case, flips, wanted)]
         labels = first.name_classes(torch.cat(chunks).reshape(len(wanted), *case.image.shape[1:]).numpy())
         whole[wanted] = keep_largest_components(labels) if largest_component else labels
     return whole

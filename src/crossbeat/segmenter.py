@@ -22,20 +22,11 @@ from torch import Tensor, nn
 
 from crossbeat import __version__
 from crossbeat.case import Case
-from crossbeat.devices import multiplies_bfloat16
+from crossbeat.devices import argmax_channels, multiplies_bfloat16
 from crossbeat.errors import RunError
 from crossbeat.labels import TRAINED, Structure
 from crossbeat.networks import SEGMENTERS, build, lay_out
-from crossbeat.prepare.volumes import (
-    Preparation,
-    Window,
-    crop,
-    most_probable,
-    normalise,
-    pad,
-    slices_of,
-    window_of,
-)
+from crossbeat.prepare.volumes import Preparation, Window, crop, normalise, pad, slices_of, window_of
 
 SLICES_AT_ONCE = 32
 WALK = 6
@@ -74,7 +65,7 @@ class Segmenter:
     def predict(self, case: Case) -> NDArray[np.uint8]:
         """(t, z, y, x) values of `Structure` on the case's own grid; the plain network, no post-processing."""
         window = self.place(case)
-        chunks = [most_probable(p).cpu() for p in self.probabilities(case, window)]
+        chunks = [argmax_channels(p).cpu() for p in self.probabilities(case, window)]
         return self.name_classes(torch.cat(chunks).reshape(case.image.shape).numpy())
 
     def name_classes(self, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -294,6 +294,15 @@ def test_a_spacing_in_pixels_is_taken_where_none_is_said_in_mm() -> None:
     assert both.simulation.spacing == (8.0, 8.0)
 
 
+def test_lines_fade_by_the_settings_and_blood_by_inflow() -> None:
+    fading = Settings.of({}).simulation.fading
+    assert fading is not None
+    assert fading.blood_t1_ms is not None
+    still = Settings.of({"tag_inflow": False}).simulation.fading
+    assert still == replace(fading, blood_t1_ms=None)
+    assert Settings.of({"tag_fading": False}).simulation.fading is None
+
+
 def test_structures_that_are_not_learnt_become_background() -> None:
     labels = torch.tensor([[[0, 1, 2, 3, UNKNOWN]]], dtype=torch.uint8)
     drawn = torch.tensor([[True, True, False, True]])

@@ -11,7 +11,6 @@ from crossbeat.prepare.volumes import (
     crop,
     heart_centre,
     label_slices_of,
-    most_probable,
     normalise,
     pad,
     slices_of,
@@ -173,13 +172,3 @@ def test_percentiles_are_torchs_own(shape: tuple[int, int], ends: tuple[float, f
     low, high = volumes._quantiles(values, at)
     seen = values[:, :: max(1, shape[1] // 1_000_000)]
     torch.testing.assert_close(torch.stack([low, high]), torch.quantile(seen, at, dim=1), atol=0, rtol=0)
-
-
-def test_the_most_probable_class_is_the_first_of_the_highest() -> None:
-    generator = torch.Generator().manual_seed(0)
-    shares = torch.randint(4, (5, 4, 7, 6), generator=generator).float()  # many ties
-    expected = np.argmax(shares.numpy(), axis=1)
-    found = most_probable(shares)
-    assert found.dtype == torch.uint8
-    assert np.array_equal(found.numpy(), expected)
-    assert not most_probable(torch.zeros(1, 1, 2, 2)).any()

@@ -168,6 +168,22 @@ def test_lines_are_gone_from_blood_while_they_stay_in_the_wall() -> None:
     assert float(seen[:, 21:].mean()) > 0.9  # fresh blood
 
 
+def test_without_inflow_blood_keeps_its_lines_as_tissue_does() -> None:
+    still = Simulation(fading=Fading(blood_t1_ms=None))
+    labels = torch.full((2, 24, 24), int(Structure.MYO), dtype=torch.uint8)
+    labels[:, :, 12:] = Structure.LV
+    tags = draw(still, 2, torch.Generator().manual_seed(1))
+    flowing = draw(Simulation(fading=Fading()), 2, torch.Generator().manual_seed(1))
+    assert torch.equal(tags.blood_t1_ms, tags.t1_ms)
+    assert torch.equal(tags.t1_ms, flowing.t1_ms)
+    image, pulses = torch.ones((2, 24, 24), dtype=torch.float64), torch.tensor([0.0, 4.0])
+    seen = tag(image, tags, still, labels=labels, pulses=pulses)
+    assert torch.equal(seen, tag(image, tags, still, pulses=pulses))
+    washed = tag(image, flowing, Simulation(fading=Fading()), labels=labels, pulses=pulses)
+    assert torch.equal(seen[:, :, :11], washed[:, :, :11])
+    assert float((seen - washed)[1, :, 13:].abs().max()) > 0.1
+
+
 def test_blood_stops_no_sharper_than_an_image_shows_it() -> None:
     """Were lines to end where the label does, a network would learn to see the label."""
     simulation = Simulation(fading=Fading(), contrast="none")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from crossbeat.cli.options import Csv, Overwrite, Seed, Where, choice, cohort_at
 from crossbeat.errors import SettingsError
+
+if TYPE_CHECKING:
+    from crossbeat.synthetic.tagging import Fading
 
 PAPER_SPACING_MM: Final = 7.14
 """Five pixels of 1.43 mm, methods.md 4.2 and 4.4."""
@@ -29,6 +32,12 @@ Contrast = Annotated[
 ]
 Fade = Annotated[
     bool, typer.Option("--fade", help="lines fade over the frames, by T1 and the imaging pulses")
+]
+Inflow = Annotated[
+    bool,
+    typer.Option(
+        help="with --fade: labelled blood loses its lines within a frame or two, as fresh blood flows in"
+    ),
 ]
 Fields = Annotated[
     Path | None,
@@ -68,6 +77,7 @@ def tag(
     flip_deg: Flip = 70.0,
     contrast: Contrast = "sqrt",
     fade: Fade = False,
+    inflow: Inflow = True,
     fields: Fields = None,
     low_pass: LowPass = 1.0,
     noise_sd: Noise = 0.0,
@@ -85,7 +95,7 @@ def tag(
     """
     from crossbeat import console
     from crossbeat.cli.tagged import Task, open_folder, pick, remarks, tag_cohort, write_results
-    from crossbeat.synthetic.tagging import Fading, Simulation
+    from crossbeat.synthetic.tagging import Simulation
 
     spacing = _spacing(spacing_mm, spacing_px)
     _refuse_no_folder(fields)
@@ -95,7 +105,7 @@ def tag(
         phase=choice("phase", phase, "fixed", "random"),
         flip_deg=(flip_deg, flip_deg),
         contrast=choice("contrast", contrast, "sqrt", "power0.4_myo", "none"),
-        fading=Fading() if fade else None,
+        fading=_fading(fade, inflow),
         resolved=low_pass,
         noise_sd=(0.0, noise_sd),
         standardised=standardise,
@@ -116,6 +126,18 @@ def tag(
         console.then("crossbeat", "check", out / "cohort.csv")
     if failures:
         raise typer.Exit(1)
+
+
+def _fading(fade: bool, inflow: bool) -> Fading | None:
+    from crossbeat.synthetic.tagging import Fading
+
+    if not fade:
+        if not inflow:
+            raise SettingsError(
+                "--no-inflow says how lines fade, and they do not; give --fade too, or leave it out"
+            )
+        return None
+    return Fading() if inflow else Fading(blood_t1_ms=None)
 
 
 def _refuse_no_folder(fields: Path | None) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from crossbeat.case import Case
+from crossbeat.devices import argmax_channels
 from crossbeat.labels import UNKNOWN, fold_into_myocardium
 
 FIELD_FACTOR = 1.5
@@ -81,7 +82,7 @@ class Window:
                 torch.cat([values.new_zeros(1), values]),
                 torch.nn.functional.pad(shares, (0, 0, 0, 0, 1, 0)),
             )
-        winner = most_probable(shares + 1e-6 * (values == 0)[:, None, None])
+        winner = argmax_channels(shares + 1e-6 * (values == 0)[:, None, None])
         found: Tensor = values.index_select(0, winner.flatten().int()).reshape(winner.shape)
         return found
 
@@ -109,15 +110,6 @@ class Window:
             else:
                 found.append(_interpolation(self.size, n, 1 / step, middle - centre / step))
         return found[0], found[1]
-
-
-def most_probable(shares: Float[Tensor, "n k y x"]) -> UInt8[Tensor, "n y x"]:
-    """The class of the highest share, the first of equals: argmax over the classes, in a third of its time on a CPU."""
-    best, classes = shares[:, 0], torch.zeros_like(shares[:, 0], dtype=torch.uint8)
-    for k in range(1, shares.shape[1]):
-        classes.masked_fill_(shares[:, k] > best, k)
-        best = torch.maximum(best, shares[:, k])
-    return classes
 
 
 def window_of(case: Case, preparation: Preparation, centre: tuple[float, float] | None = None) -> Window:

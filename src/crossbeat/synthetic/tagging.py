@@ -47,8 +47,8 @@ class Fading:
     """
 
     t1_ms: Range = (900.0, 1200.0)
-    blood_t1_ms: Range = (30.0, 60.0)
-    """Of what is labelled a cavity; without labels all has `t1_ms`."""
+    blood_t1_ms: Range | None = (30.0, 60.0)
+    """Of what is labelled a cavity; None: as if nothing flowed in. Without labels all has `t1_ms`."""
     flip_deg: Range = (14.0, 20.0)
     """Of the imaging pulse, one a frame."""
     tr_ms: float = 40.0
@@ -166,6 +166,7 @@ def draw(simulation: Simulation, n: int, generator: torch.Generator) -> Tags:
     def within(number: int, ends: Range) -> Float[Tensor, " n"]:
         return ends[0] + (ends[1] - ends[0]) * numbers[:, number]
 
+    t1_ms = within(6, fading.t1_ms)
     across = within(1, simulation.turn_deg)[:, None] + torch.tensor(_ACROSS_DEG, dtype=torch.float64)
     return Tags(
         spacing=within(0, simulation.spacing),
@@ -173,8 +174,8 @@ def draw(simulation: Simulation, n: int, generator: torch.Generator) -> Tags:
         phase_rad=numbers[:, 2:4] * (2 * math.pi if simulation.phase == "random" else 0.0),
         flip_deg=within(4, simulation.flip_deg),
         quantile=within(5, simulation.quantile),
-        t1_ms=within(6, fading.t1_ms),
-        blood_t1_ms=within(9, fading.blood_t1_ms),
+        t1_ms=t1_ms,
+        blood_t1_ms=t1_ms if fading.blood_t1_ms is None else within(9, fading.blood_t1_ms),
         imaging_flip_deg=within(7, fading.flip_deg),
         noise_sd=within(8, simulation.noise_sd),
     )
@@ -346,7 +347,7 @@ def _faded(
         return fade(lines, pulses.to(lines), _wide(t1_ms).expand_as(lines), between, tags.imaging_flip_deg)
 
     tissue = faded(tags.t1_ms)
-    if labels is None:
+    if labels is None or fading.blood_t1_ms is None:
         return tissue
     share = _soft(((labels == Structure.LV) | (labels == Structure.RV)).to(lines))
     return tissue + share * (faded(tags.blood_t1_ms) - tissue)

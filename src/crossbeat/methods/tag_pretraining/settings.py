@@ -26,7 +26,7 @@ SEGMENTING: Final = frozenset(
     ("target_labels", "target_labelled", "profile", "size", "select", "network", "network_arguments", "augmentation",
      "augmentation_changes", "strategy", "cine_first", "match_updates", "tag_spacing_mm", "tag_spacing_px",
      "tag_spacing_range", "tag_angle_range_deg", "tag_phase", "tag_flip_deg", "tag_contrast", "tag_fading",
-     "tag_standardised", "tag_low_pass", "tag_noise_sd", "structures", "vae_weight", "shape_weight",
+     "tag_inflow", "tag_standardised", "tag_low_pass", "tag_noise_sd", "structures", "vae_weight", "shape_weight",
      "shape_denominator", "smooth", "include_background", "initialisation", "batch_size", "pretraining_steps", "steps",
      "steps_per_round", "optimizer", "learning_rate", "weight_decay", "schedule", "plateau_watches", "clip_norm",
      "ema_decay")
@@ -153,6 +153,9 @@ class Settings(Recipe):
     )
     tag_fading: bool = Field(
         True, description="lines fade by T1 and imaging flip, each scan at a random time after them"
+    )
+    tag_inflow: bool = Field(
+        True, description="labelled blood loses fading lines within a frame or two, as fresh blood flows in"
     )
     tag_standardised: bool = Field(
         False, description="each image gets the mean and SD of the authors' CycleGAN, as in the code"
@@ -302,11 +305,17 @@ class Settings(Recipe):
             phase=self.tag_phase,
             flip_deg=(self.tag_flip_deg, self.tag_flip_deg),
             contrast=self.tag_contrast,
-            fading=Fading() if self.tag_fading else None,
+            fading=self._fading,
             resolved=self.tag_low_pass,
             noise_sd=(0.0, self.tag_noise_sd),
             standardised=self.tag_standardised,
         )
+
+    @property
+    def _fading(self) -> Fading | None:
+        if not self.tag_fading:
+            return None
+        return Fading() if self.tag_inflow else Fading(blood_t1_ms=None)
 
     @property
     def preparation(self) -> Preparation:
