@@ -391,6 +391,28 @@ def test_every_way_through_a_network_is_compiled_within_the_training_only(
         assert "forward_with_sum" not in vars(stage.generator)
 
 
+@pytest.mark.parametrize(("first", "then"), [(False, True), (True, False), (True, True), (False, False)])
+def test_a_stage_that_goes_on_compiled_otherwise_says_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    first: bool,
+    then: bool,
+) -> None:
+    monkeypatch.setattr(nn.Module, "compile", lambda network: None)
+    for resume, compile_ in ((False, first), (True, then)):
+        run = quiet_run(tmp_path / "run", compile=compile_, resume=resume)
+        run.open({}, COHORT, "toy")
+        if resume:
+            with (run.folder / "log.jsonl").open("a") as log:
+                log.write('{"time": "2026-11-2')  # killed while it wrote
+                log.write("\n")
+        fit(Adversarial(run), rounds=2 if resume else 1, steps_per_round=2)
+    said = capsys.readouterr().err
+    assert ("did not begin so" in said) == (first != then)
+    assert ("goes on not compiled" in said) == (first and not then)
+
+
 def test_deterministic_holds_within_the_training_only(tmp_path: Path) -> None:
     during: list[bool] = []
 

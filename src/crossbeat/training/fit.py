@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import warnings
@@ -122,6 +123,11 @@ def _train(stage: Stage, watcher: Rounds, last: Path) -> None:
     run, done = stage.run, watcher.done
     stage.forget_averages()
     compiled = run.compiles(watcher.rounds * stage.steps_per_round)
+    if done and _was_compiled(run, stage.name) == (not compiled):
+        run.note(
+            f"stage {stage.name}: goes on {'' if compiled else 'not '}compiled, and did not begin so; the result "
+            "differs in rounding from that of a run in one go"
+        )
     event = "stage resumed" if done else "stage started"
     run.record(event, stage=stage.name, rounds_done=done, compiled=compiled)
     if run.world_size > 1 and stage.has_batch_norm():
@@ -133,6 +139,15 @@ def _train(stage: Stage, watcher: Rounds, last: Path) -> None:
         trainer = _trainer(run, watcher.rounds, [watcher, stopping])
         trainer.fit(stage, range(stage.steps_per_round), ckpt_path=last if done else None)
         run.wait()
+
+
+def _was_compiled(run: Run, name: str) -> bool | None:
+    """Whether the stage was compiled when it was at work before; None where no log tells."""
+    log = run.folder / "log.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    events = [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut off
+    found = [event["compiled"] for event in events if event.get("stage") == name and "compiled" in event]
+    return found[-1] if found else None
 
 
 def _trainer(run: Run, rounds: int, callbacks: list[Callback], *, alone: bool = False) -> pl.Trainer:
