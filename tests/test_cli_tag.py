@@ -179,6 +179,15 @@ def test_pixels_are_each_scans_own(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_tagged_scans_are_not_tagged_again(data: Path, tmp_path: Path) -> None:
+    tag(data / "cohort.csv", tmp_path / "once", with_originals=True)
+    with pytest.raises(
+        SettingsError, match="2 of the scans chosen in cohort are tagged already, 'anna_tagged' fi"
+    ):
+        tag(tmp_path / "once" / "cohort.csv", tmp_path / "twice", where="sequence=tagged|bssfp")
+    assert not (tmp_path / "twice").exists()
+
+
 def test_without_inflow_blood_fades_like_the_wall(data: Path, tmp_path: Path) -> None:
     for name, more in (("still", {"inflow": False}), ("flowing", {})):
         tag(data / "cohort.csv", tmp_path / name, where="scan=anna", fade=True, contrast="none", **more)

@@ -122,6 +122,12 @@ def test_what_was_drawn_comes_from_the_column_by_frame_or_from_the_convention() 
     ("text", "message"),
     [
         ("subject,scan\n", "needs a column for each of sequence, image"),
+        ("subject;scan;sequence;image\n", "its cells are separated by semicolons; save it with commas"),
+        ("", "needs a column for each of subject, scan, sequence, image; it is empty"),
+        (
+            "subject,scan,sequence,image,split\np,a,lge,a.nii,train\np,b,lge,b.n",
+            "line 3: has fewer cells than columns",
+        ),
         (HEAD + "p,,lge,a.nii\n", "line 2: scan is empty"),
         (HEAD + "p,a,lge,a.nii\np,a,lge,b.nii\n", "'a' stands there more than once"),
         ("subject,scan,sequence,image,split\np,a,lge,a.nii,tests\n", "line 2: split 'tests' is none of"),

@@ -201,7 +201,7 @@ def test_without_a_strategy_tags_come_by_formula_where_the_target_is_tagged(
     assert material_of(Cohort(rows, read, "hearts"), tmp_path, target=target).strategy == strategy
 
 
-@pytest.mark.parametrize("kept", [1.0, 0.5])
+@pytest.mark.parametrize("kept", [1.0, 0.9])
 def test_a_disguised_batch_is_tagged_as_the_formula_says_and_keeps_its_labels(
     cohort: Cohort, kept: float
 ) -> None:

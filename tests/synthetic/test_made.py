@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,22 @@ def test_the_challenge_splits_scans_and_takes_labels_away(
         assert [row.subject for row in scans.labelled()] == [f"s{i}" for i in range(35)]
     with pytest.raises(RunError, match=r"another phantom \(split mscmrseg, now subjects\)"):
         make(tmp_path, replace(HEARTS, subjects=45, sequences=["bssfp", "t2", "lge"]))
+
+
+def test_subjects_are_held_out_for_validation_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unscanned(folder: Path, **asked: Any) -> Cohort:
+        return Cohort(
+            tuple(Row(f"s{i}", f"s{i}", "t2", "none") for i in range(asked["subjects"])), folder=folder
+        )
+
+    monkeypatch.setattr(made, "make_cohort", unscanned)
+    make(tmp_path / "with", replace(HEARTS, subjects=10, test=0.2, validation=3))
+    make(tmp_path / "alone", replace(HEARTS, subjects=10, test=0, validation=0.3))
+    found = [[row.split for row in read_cohort(tmp_path / n / "cohort.csv")] for n in ("with", "alone")]
+    assert [Counter(splits) for splits in found] == [
+        {"test": 2, "validation": 3, "train": 5},
+        {"validation": 3, "train": 7},
+    ]
 
 
 def test_the_challenge_needs_someone_to_test(tmp_path: Path) -> None:

@@ -355,9 +355,14 @@ def test_lines_closer_than_two_pixels_are_refused() -> None:
     simulation = Simulation(spacing=(2.4, 6.0))
     with pytest.raises(
         SettingsError,
-        match=r"tags 2.4 apart \(2.4 to 6, .*\) on pixels of 1.25: .* take a spacing of 2.5 or more",
+        match=r"tags 2.4 apart \(2.4 to 6, .*\) on pixels of 1.25: .* take a spacing of 4.375 or more, or vary it less",
     ):
         simulation.check_spacing((1.0, 1.25))
+    Simulation(spacing=(4.0, 4.0), resolved=0.5).check_spacing((1.0, 1.0))
+    with pytest.raises(
+        SettingsError, match=r"pixels of 1 \(2.5 as the low pass leaves them\): .* spacing of 5 or mo.*k-s"
+    ):
+        Simulation(spacing=(4.0, 4.0), resolved=0.4).check_spacing((1.0, 1.0))
     with pytest.raises(SettingsError, match="closer than two pixels"):
         tag(torch.ones((1, 8, 8)), draw(simulation, 1, torch.Generator()), simulation, pixel=(1.25, 1.25))
 

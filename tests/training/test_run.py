@@ -228,8 +228,11 @@ def test_a_note_is_said_once_and_kept(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "note: mind this\nnote: and that\n"
     events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [e["text"] for e in events if e["event"] == "note"] == ["mind this", "and that"]
-    replace(run, folder=tmp_path / "plan", estimates={}).note("mind this")
-    assert capsys.readouterr().err == ""
+    plan = replace(run, folder=tmp_path / "plan", estimates={})
+    for text in ("mind this", "mind this"):
+        plan.note(text)
+    replace(plan, progress=False).note("one of many")
+    assert capsys.readouterr().err == "note: mind this\n"
     assert not (tmp_path / "plan").exists()
 
 

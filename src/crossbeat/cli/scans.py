@@ -24,6 +24,7 @@ def phantom(
     slices: Annotated[int, typer.Option(min=0, help="of each scan, about mid-ventricle; 0: all")] = 0,
     fields: Annotated[bool, typer.Option("--fields", help="write the exact motion of each cine")] = False,
     test: Annotated[float, typer.Option(min=0, help="subjects (or a fraction) to hold out as test")] = 0.25,
+    validation: Annotated[float, typer.Option(min=0, help="subjects (or a fraction) for validation")] = 0,
     seed: Seed = 0,
     jobs: Annotated[int, typer.Option(min=1, help="processes")] = 2,
     overwrite: Overwrite = False,
@@ -34,7 +35,7 @@ def phantom(
     from crossbeat.synthetic import Hearts, make_once
 
     wanted = words(sequences), words(vendors)
-    hearts = Hearts(subjects, *wanted, cine, test, seed, slices=slices, fields=fields)
+    hearts = Hearts(subjects, *wanted, cine, test, seed, slices=slices, fields=fields, validation=validation)
     remedy = "choose another folder, or add --overwrite"
     with console.bar("making phantoms", subjects) as step:
         new = make_once(

@@ -187,7 +187,8 @@ def _estimate(method: str, cohort: Cohort, settings: Recipe, run: Run) -> None:
     from crossbeat.methods.recipe import find_domains
 
     for part, scans in vars(find_domains(cohort, settings, run.seed)).items():
-        console.say(f"{part.replace('_', ' ')}: {len(scans)} scans of {len(scans.subjects)} subjects")
+        called = "target images, labels unseen" if part == "unlabelled" else part.replace("_", " ")
+        console.say(f"{called}: {len(scans)} scans of {len(scans.subjects)} subjects")
     METHODS[method].train(cohort, settings, run)
     rows = [[name, *estimate.told()] for name, estimate in (run.estimates or {}).items()]
     console.table("", ["Stage", "Updates", "Parameters", "Memory", "Time"], rows)

@@ -47,7 +47,10 @@ Fields = Annotated[
     ),
 ]
 LowPass = Annotated[
-    float, typer.Option(min=0.05, max=1, help="share of k-space to keep, under a Kaiser window")
+    float,
+    typer.Option(
+        min=0.05, max=1, help="share of k-space to keep, under a Kaiser window; takes lines away too"
+    ),
 ]
 Noise = Annotated[
     float, typer.Option(min=0, max=1, help="SD of Rician noise, at random up to it; 1: the peak")

@@ -115,12 +115,18 @@ class Look:
 
 
 def pick(cohort: Cohort, where: str) -> Cohort:
-    """The bSSFP scans, or those of the filter; `SettingsError` where there are none."""
+    """The bSSFP scans, or those of the filter; `SettingsError` where there are none, or some are tagged already."""
     wanted = parse_filter(where) or {"sequence": ["bssfp"]}
     picked = cohort.where(**wanted)
     if not len(picked):
         told = ",".join(f"{column}={'|'.join(values)}" for column, values in wanted.items())
         raise SettingsError(f"no scan of {cohort.name} matches {told}; choose others with --where")
+    tagged = [row.scan for row in picked if row.sequence == "tagged"]
+    if tagged:
+        raise SettingsError(
+            f"{len(tagged)} of the scans chosen in {cohort.name} are tagged already, {tagged[0]!r} first; choose cines "
+            "with --where, as in sequence=bssfp"
+        )
     return picked
 
 

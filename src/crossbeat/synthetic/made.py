@@ -33,6 +33,7 @@ _BEFORE: Final = {
     "slices": 0,
     "site": 0,
     "fields": False,
+    "validation": 0,
 }
 """What notes of before there was a choice mean."""
 
@@ -65,6 +66,8 @@ class Hearts:
     """The last of the subjects, who are boys at a site that tags; under `dhaene2023` only."""
     fields: bool = False
     """Whether the exact motion of each cine is written beside it."""
+    validation: float | int = 0
+    """Subjects, or a fraction of them, in the validation split; under `subjects` only."""
 
 
 def make_once(
@@ -117,9 +120,11 @@ def _split(cohort: Cohort, hearts: Hearts) -> Cohort:
         return _split_as_mnms(cohort, hearts)
     if hearts.split == "dhaene2023":
         return _split_as_dhaene2023(cohort, hearts)
-    if not hearts.test:
+    if not (hearts.test or hearts.validation):
         return cohort
-    return assign_splits(cohort, test=hearts.test, stratify=["group"], seed=hearts.seed)
+    return assign_splits(
+        cohort, test=hearts.test, validation=hearts.validation, stratify=["group"], seed=hearts.seed
+    )
 
 
 def _hide_labels(cohort: Cohort, hearts: Hearts) -> Cohort:

@@ -32,8 +32,6 @@ Range = tuple[float, float]
 
 AUTHORS_MEAN: Final = 0.7507453  # of the authors' CycleGAN's output, as their code standardises to; 4.4
 AUTHORS_SD: Final = 0.18098551
-LEAST_SPACING_PX: Final = 2.0
-"""Lines closer than two pixels (Nyquist) show as others, further apart."""
 _POWER: Final = 0.4  # the code's; the text has a square root; 4.4
 _LEAST_THRESHOLD: Final = 1 / 255  # the authors' grey values run to 255
 _ACROSS_DEG: Final = (45.0, -45.0)  # two diagonals, 4.4
@@ -108,14 +106,21 @@ class Simulation:
             )
 
     def check_spacing(self, pixel: tuple[float, float]) -> None:
-        """Refuse lines closer than two pixels (`SettingsError`): no grid of such pixels can show them."""
-        least = LEAST_SPACING_PX * max(pixel)
-        if self.spacing[0] < least * (1 - 1e-6):
-            low, high = self.spacing
+        """Refuse lines closer than `least_spacing` (`SettingsError`)."""
+        least = least_spacing(max(pixel), self.resolved)
+        low, high = self.spacing
+        if low < least * (1 - 1e-6):
             varied = "" if low == high else f" ({low:g} to {high:g}, as it is varied)"
+            blurred = (
+                ""
+                if self.resolved == 1
+                else f" ({max(pixel) / self.resolved:.3g} as the low pass leaves them)"
+            )
             raise SettingsError(
-                f"tags {low:g} apart{varied} on pixels of {max(pixel):g}: lines closer than two pixels cannot be "
-                f"told apart; take a spacing of {least:g} or more"
+                f"tags {low:g} apart{varied} on pixels of {max(pixel):g}{blurred}: lines closer than two pixels cannot "
+                f"be told apart; take a spacing of {least * (low + high) / 2 / low:.4g} or more"
+                + ("" if low == high else ", or vary it less")
+                + ("" if self.resolved == 1 else ", or keep more of k-space")
             )
 
 
@@ -153,6 +158,14 @@ class Tags:
 
 _NUMBERS: Final = 10
 """Random numbers of one sample; new ones go to the end, so that old draws stay."""
+
+
+def least_spacing(pixel: float, resolved: float = 1.0) -> float:
+    """Of lines that can be seen: two pixels (Nyquist), as large as the share `resolved` of k-space leaves them.
+
+    Closer ones show as others, further apart, or are filtered away.
+    """
+    return 2 * pixel / resolved
 
 
 def draw(simulation: Simulation, n: int, generator: torch.Generator) -> Tags:

@@ -196,11 +196,13 @@ class Run:
         self._clock.stages.add(name)
 
     def note(self, text: str) -> None:
-        """Say once in a run what its reader must know: on stderr, and in log.jsonl. Not in a dry run."""
-        if self.writes and self.estimates is None and text not in self._clock.told:
+        """Say once in a run what its reader must know: on stderr, and in log.jsonl. A dry run has no log."""
+        if self.writes and text not in self._clock.told:
             self._clock.told.add(text)
-            self.record("note", text=text)
-            print(f"note: {text}", file=sys.stderr, flush=True)
+            if self.estimates is None:
+                self.record("note", text=text)
+            if self.estimates is None or self.progress:  # not in each of a study's dry runs
+                print(f"note: {text}", file=sys.stderr, flush=True)
 
     def wait(self) -> None:
         """Return when every process has come here: call it before reading what the first one wrote."""

@@ -15,7 +15,7 @@ from crossbeat.methods.sharing import fingerprint
 from crossbeat.methods.tag_pretraining.cyclegan import CycleGan, refuse_side
 from crossbeat.networks.cyclegan import DIVISOR
 from crossbeat.prepare.volumes import Preparation
-from crossbeat.synthetic.tagging import LEAST_SPACING_PX, Fading, Simulation
+from crossbeat.synthetic.tagging import Fading, Simulation, least_spacing
 
 Part = Literal["cine", "tags", "target"]
 """What a stage of the segmenter learns from: plain source, source made to look like the target, labelled target."""
@@ -164,7 +164,7 @@ class Settings(Recipe):
         1.0,
         ge=0.05,
         le=1,
-        description="share of k-space that is kept, under a Kaiser window; 1 all, unfiltered",
+        description="share of k-space that is kept, under a Kaiser window, which takes lines away too; 1 all",
     )
     tag_noise_sd: float = Field(0.02, ge=0, le=0.5, description="Rician, peak 1, at random up to it; paper 0")
 
@@ -298,7 +298,7 @@ class Settings(Recipe):
         wide, turn = self.tag_spacing_range, self.tag_angle_range_deg
         spacing = self.tag_spacing_mm or self.tag_spacing_px * self.spacing_mm
         # Chance stops at what the pixels can show; a spacing that they cannot is refused where lines are laid.
-        least = min(spacing, LEAST_SPACING_PX * self.spacing_mm)
+        least = min(spacing, least_spacing(self.spacing_mm, self.tag_low_pass))
         return Simulation(
             spacing=(max(spacing * (1 - wide), least), spacing * (1 + wide)),
             turn_deg=(-turn, turn),
