@@ -182,10 +182,11 @@ def test_arms_of_dhaene2023_are_updated_alike_but_for_those_that_say_so() -> Non
 def test_lines_that_stand_fade_and_move_are_made_as_training_draws_them() -> None:
     """The commands in the head of moving_tags: the first against the simulator, the others by what they add."""
     path = ROOT / "studies" / "moving_tags.yaml"
-    head = " ".join(line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines())
-    first, *others = head[head.index("crossbeat tag ") : head.index("On real scans")].split(" … the same of ")
+    head = [line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = next(line for line in head if line.startswith("LINES=")).removeprefix("LINES=").strip('"')
+    words = [shlex.split(line.replace("$LINES", lines)) for line in head if line.startswith("crossbeat tag ")]
     command = typer.main.get_command(method_command(METHODS["tag_pretraining"], "tag"))
-    given = command.make_context("tag", shlex.split(first)[2:]).params
+    given, *others = (command.make_context("tag", each[2:]).params for each in words)
     drawn = Study.load(ROOT / "studies" / "dhaene2023.yaml").recipe("physics").model_dump()
     pairs = {
         "spacing_mm": "tag_spacing_mm",
@@ -201,9 +202,18 @@ def test_lines_that_stand_fade_and_move_are_made_as_training_draws_them() -> Non
     assert {option: given[option] for option in pairs} == {o: drawn[s] for o, s in pairs.items()}
     assert given["with_originals"]
     assert (given["where"], given["fade"]) == ("sequence=bssfp,centre=phantom", False)
-    added = [shlex.split(other.partition(" with ")[2]) for other in others]
-    assert [words[:-4] for words in added] == [["--fade"], ["--fade", "--fields", "hearts/phantom"]]
-    made = [given["suffix"], *(words[words.index("--suffix") + 1] for words in added)]
+    differing = [{o: p[o] for o in p if p[o] != given[o]} for p in others]
+    assert differing == [
+        {"cohort_csv": Path("standing/cohort.csv"), "out": Path("fading"), "suffix": "fading", "fade": True},
+        {
+            "cohort_csv": Path("fading/cohort.csv"),
+            "out": Path("moving_tags_cohort"),
+            "suffix": "moving",
+            "fade": True,
+            "fields": Path("hearts/phantom"),
+        },
+    ]
+    made = [params["suffix"] for params in (given, *others)]
     study = Study.load(path)
     assert [study.recipe(name).model_dump()["simulated"]["tag_set"] for name in made] == [
         [name] for name in made
