@@ -337,6 +337,13 @@ def test_tag_steps_are_paired_where_both_arms_have_a_value(
     )
 
 
+def test_arms_of_several_seeds_show_what_each_gave(
+    tag_scripts: tuple[ModuleType, ModuleType], tag_frames: pd.DataFrame
+) -> None:
+    """MYO 0.7 and 0.75, LV 0.1 more, RV as MYO."""
+    assert tag_scripts[1].table_by_seed(tag_frames)[2:] == ["| `scratch` | 0.733 | 0.783 |"]
+
+
 def few_labels(frames: pd.DataFrame) -> pd.DataFrame:
     """Scratch at 100 and at 5 % of the labels."""
     return pd.concat([frames, frames.replace({"arm": {"scratch": "scratch_5_percent"}})], ignore_index=True)
@@ -639,15 +646,18 @@ def test_divergences_are_kept_of_styles_themselves_and_told_by_region(
     ]
 
 
-def test_a_heart_counts_as_found_within_30_mm_and_seeds_are_averaged_first(
+def test_a_heart_counts_as_found_within_30_mm_and_each_seed_has_a_row(
     load_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Patient a 0.2 and 0.4, b 0.9: 0.6 on the mean, SD 0.424; three trainings looked, two of them near."""
+    """Seed 0: patient a 0.2, b 0.9, 0.55 on the mean, SD 0.495, one of two near; seed 1 has a alone, and no SD."""
     monkeypatch.syspath_prepend(str(RESULTS))
     script = load_script("results/placed")
     rows = [("x", 0, "a", 80.0, 0.2, 0.6), ("x", 1, "a", 29.0, 0.4, 0.6), ("x", 0, "b", 3.0, 0.9, 0.9)]
     kept = pd.DataFrame(rows, columns=[*script.KEY, "away_mm", "dice", "dice_placed"])
-    assert script.table_of(kept)[2:] == ["| `x` | 2 | 2 of 3 | 0.600 ± 0.424 | 0.750 ± 0.212 |"]
+    assert script.table_of(kept)[2:] == [
+        "| `x` | 0 | 1 of 2 | 0.550 ± 0.495 | 0.750 ± 0.212 |",
+        "| `x` | 1 | 1 of 1 | 0.400 ± nan | 0.600 ± nan |",
+    ]
     labels = np.zeros((2, 1, 20, 30), np.uint8)
     labels[0, 0, 4:7, 20:23] = Structure.MYO
     labels[1, 0, 15, 2] = Structure.MYO

@@ -26,7 +26,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 from study_tables import head, line_of
-from tag_tables import KEY, STRUCTURES, by_frame, by_patient, crossed, differences, frames_of, table_by_frame
+from tag_tables import (
+    KEY,
+    STRUCTURES,
+    by_frame,
+    by_patient,
+    crossed,
+    differences,
+    frames_of,
+    table_by_frame,
+    table_by_seed,
+)
 
 from crossbeat.errors import FileError, RunError
 from crossbeat.evaluation import read_scores
@@ -363,6 +373,7 @@ def main(words: Sequence[str]) -> None:
         ],
         table_4(frames, evidence.study),
         table_by_labels(frames),
+        table_by_seed(frames),
         differences(frames, PAIRS),
         table_by_frame(frames, STRATEGIES),
         table_by_group(frames),

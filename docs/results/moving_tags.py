@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from pictures import in_few_greys
 from study_tables import head, line_of
-from tag_tables import STRUCTURES, by_patient, differences, frames_of, table_by_frame
+from tag_tables import STRUCTURES, by_patient, differences, frames_of, table_by_frame, table_by_seed
 
 from crossbeat.cohort import Cohort, Row, read_cohort
 from crossbeat.data import reader
@@ -103,7 +103,12 @@ def main(words: Sequence[str]) -> None:
     arms = list(evidence.study.arms)
     frames = frames_of(evidence.scores[evidence.scores["part"] == TARGET])
     seconds = evidence.cells.groupby("arm", sort=False)["wall_seconds"].mean()
-    parts = [by_arm(frames, seconds, arms), differences(frames, PAIRS), table_by_frame(frames, arms)]
+    parts = [
+        by_arm(frames, seconds, arms),
+        table_by_seed(frames),
+        differences(frames, PAIRS),
+        table_by_frame(frames, arms),
+    ]
     print("\n\n".join("\n".join(lines) for lines in parts))
 
 

@@ -73,13 +73,12 @@ def measured(cell: Path) -> pd.DataFrame:
 
 
 def table_of(kept: pd.DataFrame) -> list[str]:
-    """A row an arm: hearts found of all, and Dice as predicted and in the right window, mean ± SD over patients."""
-    lines = head(("Arm", "Seeds", "hearts found", "Dice as predicted", "Dice with the window on the heart"))
-    for arm, rows in kept.groupby("arm", sort=False):
+    """A row an arm and seed: hearts found, Dice in the window found and in the right one, mean ± SD over patients."""
+    lines = head(("Arm", "Seed", "hearts found", "Dice, window as found", "Dice, window on the heart"))
+    for (arm, seed), rows in kept.groupby(["arm", "seed"], sort=False):
         near = int((rows["away_mm"] < NEAR_MM).sum())
-        means = rows.groupby("subject")[["dice", "dice_placed"]].mean()
-        told = (f"{means[column].mean():.3f} ± {means[column].std():.3f}" for column in means)
-        lines.append(line_of(f"`{arm}`", f"{rows['seed'].nunique()}", f"{near} of {len(rows)}", *told))
+        told = (f"{rows[c].mean():.3f} ± {rows[c].std():.3f}" for c in ("dice", "dice_placed"))
+        lines.append(line_of(f"`{arm}`", f"{seed}", f"{near} of {len(rows)}", *told))
     return lines
 
 

@@ -5,6 +5,7 @@ What dhaene2023.py and moving_tags.py share. Every frame of a scan counts alike,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -61,6 +62,15 @@ def _numbered(rows: pd.DataFrame) -> pd.DataFrame:
 def by_patient(frames: pd.DataFrame, metric: str) -> pd.Series[float]:
     """A value a patient: the mean over frames, then over seeds."""
     return frames.groupby(["subject", "seed"])[metric].mean().groupby("subject").mean()
+
+
+def table_by_seed(frames: pd.DataFrame) -> list[str]:
+    """Dice of each seed, mean of structures and patients, of the arms that have several."""
+    means = frames.groupby(["arm", "seed"], sort=False)["dice"].mean().unstack("seed").sort_index(axis=1)
+    lines = head(("Arm", *(f"seed {seed}" for seed in means)))
+    for arm, values in means[means.notna().sum(axis=1) > 1].iterrows():
+        lines.append(line_of(f"`{arm}`", *("–" if math.isnan(v) else f"{v:.3f}" for v in values)))
+    return lines
 
 
 def crossed(frames: pd.DataFrame, metric: str) -> NDArray[np.float64]:
