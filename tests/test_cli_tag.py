@@ -178,7 +178,6 @@ def test_pixels_are_each_scans_own(data: Path, tmp_path: Path) -> None:
     assert lines_of(tmp_path / "out")["anna_tagged"]["unit"] == "px"
 
 
-@pytest.mark.slow
 def test_tagged_scans_are_not_tagged_again(data: Path, tmp_path: Path) -> None:
     tag(data / "cohort.csv", tmp_path / "once", with_originals=True)
     with pytest.raises(
@@ -188,6 +187,7 @@ def test_tagged_scans_are_not_tagged_again(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "twice").exists()
 
 
+@pytest.mark.slow
 def test_without_inflow_blood_fades_like_the_wall(data: Path, tmp_path: Path) -> None:
     for name, more in (("still", {"inflow": False}), ("flowing", {})):
         tag(data / "cohort.csv", tmp_path / name, where="scan=anna", fade=True, contrast="none", **more)
@@ -198,6 +198,7 @@ def test_without_inflow_blood_fades_like_the_wall(data: Path, tmp_path: Path) ->
     assert line["blood_t1_ms"] == line["t1_ms"]
 
 
+@pytest.mark.slow
 def test_lines_fade_from_end_diastole_on_and_go_from_the_blood_where_it_is_known(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,7 +312,10 @@ def test_what_cannot_be_asked_is_refused_before_a_folder_is_made(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"spacing_mm": 4.9}, "scan 'anna': tags 4.9 apart on pixels of 2.5: .* a spacing of 5 or more"),
+        (
+            {"spacing_mm": 4.9},
+            "scan 'anna': tags 4.9 apart on pixels of 2.5: .* keep the closest 5 apart or more",
+        ),
         ({"spacing_px": 1.9}, "scan 'anna': tags 1.9 apart on pixels of 1:"),
         (
             {"fields": Path(__file__).parent},

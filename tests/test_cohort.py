@@ -126,7 +126,7 @@ def test_what_was_drawn_comes_from_the_column_by_frame_or_from_the_convention() 
         ("", "needs a column for each of subject, scan, sequence, image; it is empty"),
         (
             "subject,scan,sequence,image,split\np,a,lge,a.nii,train\np,b,lge,b.n",
-            "line 3: has fewer cells than columns",
+            "line 3: has fewer cells than columns; was the file",
         ),
         (HEAD + "p,,lge,a.nii\n", "line 2: scan is empty"),
         (HEAD + "p,a,lge,a.nii\np,a,lge,b.nii\n", "'a' stands there more than once"),
@@ -177,6 +177,16 @@ def test_an_official_test_split_is_kept_and_not_drawn_twice() -> None:
     with pytest.raises(CohortError, match="has a test split of 4 subjects already"):
         assign_splits(official, test=2)
     assert Counter(r.split for r in assign_splits(official, test=2, again=True)) == {"test": 2, "train": 10}
+
+
+def test_cells_left_out_at_the_end_of_a_line_are_empty_and_lines_are_counted_as_an_editor_does(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path, "subject,scan,sequence,image,split\np,a,lge,a.nii\np,b,lge,b.nii,train\n")
+    assert [row.split for row in read_cohort(path)] == ["", "train"]
+    path = written(tmp_path, "subject,scan,sequence,image\n\n\np,,lge,a.nii\n")
+    with pytest.raises(CohortError, match="line 4: scan is empty"):
+        read_cohort(path)
 
 
 @pytest.mark.parametrize(

@@ -182,9 +182,9 @@ def test_arms_of_dhaene2023_are_updated_alike_but_for_those_that_say_so() -> Non
 def test_lines_that_stand_fade_and_move_are_made_as_training_draws_them() -> None:
     """The commands in the head of moving_tags: the first against the simulator, the others by what they add."""
     path = ROOT / "studies" / "moving_tags.yaml"
-    head = [line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    lines = next(line for line in head if line.startswith("LINES=")).removeprefix("LINES=").strip('"')
-    words = [shlex.split(line.replace("$LINES", lines)) for line in head if line.startswith("crossbeat tag ")]
+    head = "\n".join(line.removeprefix("#") for line in path.read_text(encoding="utf-8").splitlines())
+    lines = head.replace("\\\n", " ").splitlines()
+    words = [shlex.split(line) for line in lines if line.strip().startswith("crossbeat tag ")]
     command = typer.main.get_command(method_command(METHODS["tag_pretraining"], "tag"))
     given, *others = (command.make_context("tag", each[2:]).params for each in words)
     drawn = Study.load(ROOT / "studies" / "dhaene2023.yaml").recipe("physics").model_dump()

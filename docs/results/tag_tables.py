@@ -65,10 +65,11 @@ def by_patient(frames: pd.DataFrame, metric: str) -> pd.Series[float]:
 
 
 def table_by_seed(frames: pd.DataFrame) -> list[str]:
-    """Dice of each seed, mean of structures and patients, of the arms that have several."""
+    """Dice of each seed, mean of structures and patients, of the arms that have several; empty where none has."""
     means = frames.groupby(["arm", "seed"], sort=False)["dice"].mean().unstack("seed").sort_index(axis=1)
-    lines = head(("Arm", *(f"seed {seed}" for seed in means)))
-    for arm, values in means[means.notna().sum(axis=1) > 1].iterrows():
+    several = means[means.notna().sum(axis=1) > 1]
+    lines = head(("Arm", *(f"seed {seed}" for seed in means))) if len(several) else []
+    for arm, values in several.iterrows():
         lines.append(line_of(f"`{arm}`", *("–" if math.isnan(v) else f"{v:.3f}" for v in values)))
     return lines
 

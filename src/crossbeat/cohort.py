@@ -214,7 +214,7 @@ def read_cohort(
         remedy = f"give {inside}" if inside.is_file() else "`crossbeat index` makes a cohort.csv"
         raise CohortError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except UnicodeDecodeError:
-        remedy = "give a cohort.csv" if path.suffix != ".csv" else "save it again as 'CSV UTF-8'"
+        remedy = "give a cohort.csv" if path.suffix.lower() != ".csv" else "save it again as 'CSV UTF-8'"
         raise CohortError(f"{path}: is not UTF-8 text; {remedy}") from None
     own = read_conventions(path.parent)
     rows = tuple(_parse(path, text))
@@ -364,12 +364,13 @@ def _parse(path: Path, text: str) -> Iterator[Row]:
         if len(columns) == 1 and columns[0].count(";") > 1:
             said = "its cells are separated by semicolons; save it with commas"
         raise CohortError(f"{path}: needs a column for each of {', '.join(missing)}; {said}")
-    for number, line in enumerate(lines, start=2):
+    for line in lines:
+        number = lines.line_num
         if None in line:
             raise CohortError(
                 f"{path} line {number}: has more cells than columns; quote cells that hold commas"
             )
-        if None in line.values():
+        if None in line.values() and number == text.count("\n") + 1:  # the last, without an end
             raise CohortError(f"{path} line {number}: has fewer cells than columns; was the file cut off?")
         values = {k: (v or "").strip() for k, v in line.items() if k}
         for column in _NEEDED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -350,21 +351,42 @@ def test_tags_that_nobody_can_lay_are_refused(asked: dict[str, Any], words: str)
         Simulation(**asked)
 
 
-def test_lines_closer_than_two_pixels_are_refused() -> None:
-    Simulation(spacing=(2.0, 3.0)).check_spacing((1.0, 1.0))
-    simulation = Simulation(spacing=(2.4, 6.0))
-    with pytest.raises(
-        SettingsError,
-        match=r"tags 2.4 apart \(2.4 to 6, .*\) on pixels of 1.25: .* take a spacing of 4.375 or more, or vary it less",
-    ):
-        simulation.check_spacing((1.0, 1.25))
-    Simulation(spacing=(4.0, 4.0), resolved=0.5).check_spacing((1.0, 1.0))
-    with pytest.raises(
-        SettingsError, match=r"pixels of 1 \(2.5 as the low pass leaves them\): .* spacing of 5 or mo.*k-s"
-    ):
-        Simulation(spacing=(4.0, 4.0), resolved=0.4).check_spacing((1.0, 1.0))
+@pytest.mark.parametrize(
+    ("spacing", "resolved", "pixel", "words"),
+    [
+        (
+            (2.4, 6.0),
+            1.0,
+            1.25,
+            r"tags 2.4 apart \(2.4 to 6, as it is varied\) on pixels of 1.25: .* closest 2.5 apart",
+        ),
+        (
+            (4.0, 4.0),
+            0.4,
+            1.0,
+            r"tags 4 apart on pixels of 1 \(2.5 as the low pass leaves them\): .* closest 5 apart",
+        ),
+        ((2.0, 3.0), 1.0, 1.42857, r"keep the closest 2.858 apart or more"),
+    ],
+)
+def test_lines_closer_than_two_pixels_are_refused_and_those_that_the_remedy_names_are_not(
+    spacing: tuple[float, float], resolved: float, pixel: float, words: str
+) -> None:
+    simulation = Simulation(spacing=spacing, resolved=resolved)
+    with pytest.raises(SettingsError, match=words) as told:
+        simulation.check_spacing((1.0, pixel))
+    least = float(re.search(r"closest (\S+) apart", str(told.value))[1])  # type: ignore[index]
+    replace(simulation, spacing=(least, least)).check_spacing((1.0, pixel))
     with pytest.raises(SettingsError, match="closer than two pixels"):
-        tag(torch.ones((1, 8, 8)), draw(simulation, 1, torch.Generator()), simulation, pixel=(1.25, 1.25))
+        tag(torch.ones((1, 8, 8)), draw(simulation, 1, torch.Generator()), simulation, pixel=(pixel, pixel))
+
+
+def test_at_the_least_spacing_a_low_pass_leaves_an_eighth_of_the_lines() -> None:
+    """SD over a flat image; 0.27 of lines that pixels show well."""
+    for share, spacing, left in ((1.0, 5.0, 0.269), (0.5, 4.0, 0.035), (0.4, 5.0, 0.035)):
+        simulation = Simulation(spacing=(spacing, spacing), contrast="none", resolved=share)
+        seen = tag(torch.ones((1, 120, 120)), draw(simulation, 1, torch.Generator()), simulation)
+        assert float(seen.std()) == pytest.approx(left, abs=0.004)
 
 
 def test_what_a_simulation_needs_is_asked_for() -> None:

@@ -402,15 +402,16 @@ def test_a_stage_that_goes_on_compiled_otherwise_says_so(
     monkeypatch.setattr(nn.Module, "compile", lambda network: None)
     for resume, compile_ in ((False, first), (True, then)):
         run = quiet_run(tmp_path / "run", compile=compile_, resume=resume)
-        run.open({}, COHORT, "toy")
         if resume:
             with (run.folder / "log.jsonl").open("a") as log:
                 log.write('{"time": "2026-11-2')  # killed while it wrote
-                log.write("\n")
+        run.open({}, COHORT, "toy")
         fit(Adversarial(run), rounds=2 if resume else 1, steps_per_round=2)
     said = capsys.readouterr().err
-    assert ("did not begin so" in said) == (first != then)
+    assert ("was not so before" in said) == (first != then)
     assert ("goes on not compiled" in said) == (first and not then)
+    lines = (run.folder / "log.jsonl").read_text().splitlines()
+    assert [line for line in lines if not line.endswith("}")] == ['{"time": "2026-11-2']
 
 
 def test_deterministic_holds_within_the_training_only(tmp_path: Path) -> None:

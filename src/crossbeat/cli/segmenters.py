@@ -186,8 +186,11 @@ def _estimate(method: str, cohort: Cohort, settings: Recipe, run: Run) -> None:
     from crossbeat import console
     from crossbeat.methods.recipe import find_domains
 
-    for part, scans in vars(find_domains(cohort, settings, run.seed)).items():
-        called = "target images, labels unseen" if part == "unlabelled" else part.replace("_", " ")
+    domains = find_domains(cohort, settings, run.seed)
+    taught = {row.scan for row in domains.target}
+    unlabelled = domains.unlabelled.only(lambda row: row.scan not in taught)
+    for part, scans in (vars(domains) | {"unlabelled": unlabelled}).items():
+        called = "target without labels" if part == "unlabelled" else part.replace("_", " ")
         console.say(f"{called}: {len(scans)} scans of {len(scans.subjects)} subjects")
     METHODS[method].train(cohort, settings, run)
     rows = [[name, *estimate.told()] for name, estimate in (run.estimates or {}).items()]

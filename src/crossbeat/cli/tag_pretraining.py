@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
 from crossbeat.cli.options import Csv, Overwrite, Seed, Where, choice, cohort_at
 from crossbeat.errors import SettingsError
-
-if TYPE_CHECKING:
-    from crossbeat.synthetic.tagging import Fading
 
 PAPER_SPACING_MM: Final = 7.14
 """Five pixels of 1.43 mm, methods.md 4.2 and 4.4."""
@@ -98,17 +95,17 @@ def tag(
     """
     from crossbeat import console
     from crossbeat.cli.tagged import Task, open_folder, pick, remarks, tag_cohort, write_results
-    from crossbeat.synthetic.tagging import Simulation
+    from crossbeat.synthetic.tagging import Simulation, fading_of
 
     spacing = _spacing(spacing_mm, spacing_px)
-    _refuse_no_folder(fields)
+    _refuse_vain(fields, fade, inflow)
     simulation = Simulation(
         spacing=(spacing * (1 - vary), spacing * (1 + vary)),
         turn_deg=(-turn_deg, turn_deg),
         phase=choice("phase", phase, "fixed", "random"),
         flip_deg=(flip_deg, flip_deg),
         contrast=choice("contrast", contrast, "sqrt", "power0.4_myo", "none"),
-        fading=_fading(fade, inflow),
+        fading=fading_of(fade, inflow),
         resolved=low_pass,
         noise_sd=(0.0, noise_sd),
         standardised=standardise,
@@ -131,19 +128,11 @@ def tag(
         raise typer.Exit(1)
 
 
-def _fading(fade: bool, inflow: bool) -> Fading | None:
-    from crossbeat.synthetic.tagging import Fading
-
-    if not fade:
-        if not inflow:
-            raise SettingsError(
-                "--no-inflow says how lines fade, and they do not; give --fade too, or leave it out"
-            )
-        return None
-    return Fading() if inflow else Fading(blood_t1_ms=None)
-
-
-def _refuse_no_folder(fields: Path | None) -> None:
+def _refuse_vain(fields: Path | None, fade: bool, inflow: bool) -> None:
+    if not fade and not inflow:
+        raise SettingsError(
+            "--no-inflow says how lines fade, and they do not; give --fade too, or leave it out"
+        )
     if fields is not None and not fields.is_dir():
         raise SettingsError(
             f"--fields {fields}: there is no such folder; `crossbeat propagate … --fields` writes one"

@@ -118,9 +118,7 @@ class Simulation:
             )
             raise SettingsError(
                 f"tags {low:g} apart{varied} on pixels of {max(pixel):g}{blurred}: lines closer than two pixels cannot "
-                f"be told apart; take a spacing of {least * (low + high) / 2 / low:.4g} or more"
-                + ("" if low == high else ", or vary it less")
-                + ("" if self.resolved == 1 else ", or keep more of k-space")
+                f"be told apart; keep the closest {math.ceil(least * 1000) / 1000:g} apart or more"
             )
 
 
@@ -161,11 +159,19 @@ _NUMBERS: Final = 10
 
 
 def least_spacing(pixel: float, resolved: float = 1.0) -> float:
-    """Of lines that can be seen: two pixels (Nyquist), as large as the share `resolved` of k-space leaves them.
+    """Of lines that are allowed: two pixels (Nyquist), as large as the share `resolved` of k-space leaves them.
 
-    Closer ones show as others, further apart, or are filtered away.
+    Closer ones show as others, further apart, or are filtered away; at the limit the Kaiser window leaves of diagonal
+    lines about an eighth of their contrast.
     """
     return 2 * pixel / resolved
+
+
+def fading_of(fade: bool, inflow: bool) -> Fading | None:
+    """How lines fade, if they do: with fresh blood flowing in, or in blood as in tissue."""
+    if not fade:
+        return None
+    return Fading() if inflow else Fading(blood_t1_ms=None)
 
 
 def draw(simulation: Simulation, n: int, generator: torch.Generator) -> Tags:
@@ -360,7 +366,7 @@ def _faded(
         return fade(lines, pulses.to(lines), _wide(t1_ms).expand_as(lines), between, tags.imaging_flip_deg)
 
     tissue = faded(tags.t1_ms)
-    if labels is None or fading.blood_t1_ms is None:
+    if labels is None:
         return tissue
     share = _soft(((labels == Structure.LV) | (labels == Structure.RV)).to(lines))
     return tissue + share * (faded(tags.blood_t1_ms) - tissue)

@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -125,7 +125,7 @@ def _train(stage: Stage, watcher: Rounds, last: Path) -> None:
     compiled = run.compiles(watcher.rounds * stage.steps_per_round)
     if done and _was_compiled(run, stage.name) == (not compiled):
         run.note(
-            f"stage {stage.name}: goes on {'' if compiled else 'not '}compiled, and did not begin so; the result "
+            f"stage {stage.name}: goes on {'' if compiled else 'not '}compiled, and was not so before; the result "
             "differs in rounding from that of a run in one go"
         )
     event = "stage resumed" if done else "stage started"
@@ -144,8 +144,10 @@ def _train(stage: Stage, watcher: Rounds, last: Path) -> None:
 def _was_compiled(run: Run, name: str) -> bool | None:
     """Whether the stage was compiled when it was at work before; None where no log tells."""
     log = run.folder / "log.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    events = [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut off
+    events = []
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
+        with suppress(ValueError):  # a line may have been cut off
+            events.append(json.loads(line))
     found = [event["compiled"] for event in events if event.get("stage") == name and "compiled" in event]
     return found[-1] if found else None
 

@@ -243,13 +243,14 @@ class Run:
         seed_torch(self.seed, "open")
 
     def record(self, event: str, **facts: Any) -> None:
-        """Append an event, with the time, to log.jsonl."""
+        """Append an event, with the time, to log.jsonl, after whatever a kill left of the last line."""
         if not self.writes:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"time": _now(), "event": event, **facts}, default=str)
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(line + "\n")
+        with (self.folder / "log.jsonl").open("ab+") as log:
+            log.seek(max(0, log.tell() - 1))
+            log.write(b"\n" * (log.read(1) not in (b"", b"\n")) + line.encode() + b"\n")
 
     def note_progress(self) -> None:
         """Bring wall time and peak memory in run.json up to date; `fit` does so after every round."""
@@ -336,8 +337,7 @@ class Run:
             return
         changed = [r for r in after if r not in before] + [r for r in before if r not in after]
         scans = list(dict.fromkeys(f"{row['subject']},{row['scan']}" for row in changed))
-        more = " …" if len(scans) > 3 else ""
-        said = f"rows that differ (subject,scan): {'; '.join(scans[:3])}{more}"
+        said = f"rows that differ (subject,scan): {'; '.join(scans[:3])}{' …' * (len(scans) > 3)}"
         raise RunError(
             f"{self.folder}: cannot be resumed with another cohort; "
             f"{said if scans else 'the same rows in another order'}. "

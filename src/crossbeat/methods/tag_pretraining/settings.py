@@ -15,7 +15,7 @@ from crossbeat.methods.sharing import fingerprint
 from crossbeat.methods.tag_pretraining.cyclegan import CycleGan, refuse_side
 from crossbeat.networks.cyclegan import DIVISOR
 from crossbeat.prepare.volumes import Preparation
-from crossbeat.synthetic.tagging import Fading, Simulation, least_spacing
+from crossbeat.synthetic.tagging import Simulation, fading_of, least_spacing
 
 Part = Literal["cine", "tags", "target"]
 """What a stage of the segmenter learns from: plain source, source made to look like the target, labelled target."""
@@ -305,17 +305,11 @@ class Settings(Recipe):
             phase=self.tag_phase,
             flip_deg=(self.tag_flip_deg, self.tag_flip_deg),
             contrast=self.tag_contrast,
-            fading=self._fading,
+            fading=fading_of(self.tag_fading, self.tag_inflow),
             resolved=self.tag_low_pass,
             noise_sd=(0.0, self.tag_noise_sd),
             standardised=self.tag_standardised,
         )
-
-    @property
-    def _fading(self) -> Fading | None:
-        if not self.tag_fading:
-            return None
-        return Fading() if self.tag_inflow else Fading(blood_t1_ms=None)
 
     @property
     def preparation(self) -> Preparation:

@@ -207,12 +207,11 @@ def _carry(labelled: Case, image: Case, ed_frame: int | None, settings: Settings
 
 
 def _tell(failed: list[tuple[Row, Row, CaseError]], count: int, run: Run) -> None:
-    """One note of all pairs that failed, and each of them in log.jsonl; a dry run has none."""
-    first = failed[0][2]
-    run.note(
-        f"{len(failed)} of {count} pairs of scans give no pseudo mask (each is in log.jsonl); first: {first}"
-    )
-    if run.estimates is None:
+    """One note of all pairs that failed, and each of them in log.jsonl, which a dry run has not."""
+    real = run.estimates is None
+    where = " (each is in log.jsonl)" if real else ""
+    run.note(f"{len(failed)} of {count} pairs of scans give no pseudo mask{where}; first: {failed[0][2]}")
+    if real:
         for source, target, error in failed:
             run.record("no pseudo mask", source=source.scan, target=target.scan, problem=str(error))
 
