@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 
@@ -746,3 +748,29 @@ def test_what_networks_cost_is_a_median_after_warm_up_and_an_epoch_is_the_papers
     cost = script.measure("segresnet_vae", 0.0, torch.device("cpu"), batch=2, repeats=1)
     assert (cost.learning, cost.epoch_s, cost.inference_ms) == (394_986, 4.0 * 750 / 2, 4000.0)
     assert script.table_of([cost])[2].startswith("| `segresnet_vae` | weight 0 | ")
+
+
+def test_a_mask_fits_where_the_contrast_across_its_border_is_greatest(
+    load_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blood of 3 in a wall of 1: a difference of 2, over an SD of 1 were both rims as large (150 and 251 pixels)."""
+    monkeypatch.syspath_prepend(str(RESULTS))
+    script = load_script("results/acdc_tags")
+    y, x = np.mgrid[:40, :40] - 19.5
+    away = np.hypot(y, x)
+    mask = np.where(away < 8, Structure.LV, np.where(away < 12, Structure.MYO, 0)).astype(np.uint8)
+    image = np.where(mask == Structure.LV, 3.0, 1.0)
+    drawn = script.contrast(image, mask, Structure.LV, (1.0, 1.0))
+    assert drawn == pytest.approx(2.0, abs=0.1)
+    assert math.isnan(script.contrast(image, mask, Structure.RV, (1.0, 1.0)))
+    assert [m is mask for m in script.moved(mask, 0.0, (1.0, 1.0))] == [True]
+    aside = list(script.moved(mask, 4.0, (1.0, 2.0)))
+    assert len(aside) == 8
+    steps = {tuple(np.round(np.argwhere(m).mean(0) - np.argwhere(mask).mean(0)).astype(int)) for m in aside}
+    assert steps == {(-4, 0), (4, 0), (0, -2), (0, 2), *product((-3, 3), (-1, 1))}
+    assert max(script.contrast(image, m, Structure.LV, (1.0, 1.0)) for m in aside) < 0.8 * drawn
+    rows = [("a", 0.0, 1.0), ("a", 2.0, 0.5), ("b", 0.0, 0.6), ("b", 2.0, 0.7)]
+    kept = pd.DataFrame(rows, columns=["subject", "moved_mm", "contrast"]).assign(
+        sequence="tagged", cavity="LV"
+    )
+    assert script.table_of(kept)[2:] == ["| LV to wall | tagged | 0.80 ± 0.28 | 0.60 ± 0.14 | 1 of 2 |"]

@@ -155,7 +155,8 @@ def main() -> None:
     note = (
         f"crossbeat {__version__}, torch {torch.__version__}, {where}, {time.strftime('%Y-%m-%d')}; two classes, "
         f"{SIZE} pixels, float32; updates of {given.batch} images, an epoch is {IMAGES} images (the paper: batches "
-        f"of 128 on two GPUs); medians of {given.repeats} updates and {INFERENCES} images after {WARMUP} to warm up."
+        f"of 128 on two GPUs); medians of {given.repeats} updates and {INFERENCES} images after {WARMUP} to warm up. "
+        "The paper's own seconds and milliseconds are not at hand."
     )
     text = ["# What the networks of tag pretraining cost", "", *table_of(costs), "", note, ""]
     (HERE / "tag_networks.md").write_text("\n".join(text), encoding="utf-8")
