@@ -164,6 +164,19 @@ def test_help_comes_without_the_heavy_libraries() -> None:
     assert found.returncode == 0, found.stderr
 
 
+def test_scans_are_picked_and_scored_without_torch(tmp_path: Path) -> None:
+    """It would take longer to load than small cohorts to score."""
+    (tmp_path / "cohort.csv").write_text("subject,scan,sequence,image\np,a,lge,a.nii\n")
+    code = (
+        "import sys, pathlib, crossbeat.evaluation.parallel, crossbeat.report\n"
+        "from crossbeat.cli.options import cohort_at, pick\n"
+        f"pick(cohort_at(pathlib.Path({str(tmp_path / 'cohort.csv')!r})), 'sequence=lge', False)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
 def test_the_public_names_are_sorted_and_exist() -> None:
     import crossbeat
 

@@ -79,7 +79,6 @@ def pick(cohort: Cohort, where: str, everything: bool) -> Cohort:
     """The rows asked for; without a word about it, the test split where there is one."""
     from crossbeat import console
     from crossbeat.cohort import parse_filter
-    from crossbeat.methods.recipe import what_there_is
 
     wanted = parse_filter(where)
     named = "split" in wanted
@@ -88,6 +87,8 @@ def pick(cohort: Cohort, where: str, everything: bool) -> Cohort:
     picked = cohort.where(**wanted) if wanted else cohort
     told = ",".join(f"{column}={'|'.join(values)}" for column, values in wanted.items())
     if not len(picked):
+        from crossbeat.methods.recipe import what_there_is  # only here: it brings torch along
+
         elsewhere = "split" in wanted and len(
             cohort.where(**{k: v for k, v in wanted.items() if k != "split"})
         )
