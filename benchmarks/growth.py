@@ -3,7 +3,7 @@
     python benchmarks/growth.py [--counts 10 100 1000] [--json OUT]
 
 Scans are small (4 slices of 64 × 64) so that what grows with their number shows. `train` makes the same 40 updates
-whatever the cohort, so its time beyond reading is a constant's; trained once more with 200 further updates, it shows
+whatever the cohort, so its time beyond reading is a constant's; trained once more with 1000 further updates, it shows
 what one update costs. The table has what one more scan costs between the two largest cohorts, beside between the two
 smaller ones, without what a command costs at all: 1 is linear growth, 0.1 by the square. What is too little to tell
 counts as 3 ms, or 0.1 MB. Its last line has an update among the most scans beside one among the fewest.
@@ -30,7 +30,7 @@ LEAST = {"ms": 3.0, "MB": 0.1}
 LINEAR = 0.3
 """Time by the square of the number of scans would have a ratio of 0.1."""
 TINY = ("size=demo", "source={sequence: bssfp}", "steps_per_round=20", "image_size=32", "spacing_mm=2.5")
-UPDATES, FURTHER = 40, 200
+UPDATES, FURTHER = 40, 1000
 LONGER = "train longer"
 CONSTANT = 0.8
 """Of an update among many scans, beside one among few, which should cost as much: what is less is more than noise."""
