@@ -252,7 +252,7 @@ def test_each_scan_is_tagged_as_it_would_be_alone_and_by_its_seed(data: Path, tm
         "turn_deg": 20.0,
         "phase": "random",
         "noise_sd": 0.1,
-        "low_pass": 0.8,
+        "low_pass": 0.9,
     }
     for name, more in (("both", {}), ("alone", {"where": "scan=bert"}), ("other", {"seed": 1})):
         tag(data / "cohort.csv", tmp_path / name, **options, **more)
