@@ -2,7 +2,7 @@
 
 Reads dhaene2023/scores.csv.gz and cells.csv beside this file, prints the tables for dhaene2023/README.md and draws
 by_frame.png and by_labels.png there. Given the folder of the study it first keeps from its cells, in
-dhaene2023/contours.csv, what the evidence leaves out: HD95 of contours. Run from the repository root:
+dhaene2023/contours.csv.gz, what the evidence leaves out: HD95 of contours. Run from the repository root:
 `python docs/results/dhaene2023.py [OUT]`.
 
 A tagged scan has one slice. HD95 of a volume, which the evidence keeps, takes every pixel of one slice for its surface,
@@ -349,10 +349,12 @@ def _violins(axes: Axes, rows: pd.DataFrame, arms: Sequence[str], colours: Mappi
 
 def main(words: Sequence[str]) -> None:
     """Keep the contours where a study's folder is given; print what the kept scores say."""
-    file = HERE / "contours.csv"
+    file = HERE / "contours.csv.gz"
     if words:
         HERE.mkdir(exist_ok=True)
-        keep_contours(Path(words[0])).to_csv(file, index=False, float_format="%.5g", lineterminator="\n")
+        kept = keep_contours(Path(words[0]))
+        packed = {"method": "gzip", "mtime": 0}  # the same rows are the same file
+        kept.to_csv(file, index=False, float_format="%.5g", lineterminator="\n", compression=packed)
     evidence = read_evidence(HERE)
     ranked = evidence.scores[evidence.scores["part"] == TARGET]
     contours = pd.read_csv(file) if file.exists() else None

@@ -1,10 +1,11 @@
 """How much of a Dice is finding the heart: tested scans segmented again with the window where the heart truly is.
 
 A segmenter that is trained about the heart looks for it first, in frame 0, where tagged scans have their freshest
-lines, and segments every frame in the window about what it saw there. An arm that looks in the wrong place has Dice 0
-whatever else it can do. Of each finished cell of the arms named this keeps in STUDY/placed.csv beside this file, a line
-a patient: how far from the heart the window lay (mm), the mean Dice over frames as predicted, and that in the right
-window. Lines of cells that are not named stay. Run from the repository root:
+lines, and segments every frame in the window about what it saw there. The farther that lies from the heart, the less of
+it can be found, whatever else the arm can do. Of each finished cell of the arms named this keeps in STUDY/placed.csv
+beside this file, a line a patient: how far from the heart the window lay (mm), the mean Dice over frames in it, and
+that in the right window. Lines of cells that are not named stay.
+Run from the repository root:
 `python docs/results/placed.py STUDY OUT ARM ...`.
 """
 

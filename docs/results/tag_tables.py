@@ -47,7 +47,7 @@ def frames_of(scores: pd.DataFrame, contours: pd.DataFrame | None = None) -> pd.
     if lost := set(map(tuple, dice[on].to_numpy())) - set(map(tuple, distance[on].to_numpy())):
         raise RunError(
             f"{len(lost)} frames have Dice and no HD95, as {min(lost)} (arm, seed, fold, subject, scan, frame, "
-            "structure): contours.csv is of other cells than scores.csv.gz, or not all frames of a scan are labelled"
+            "structure): contours.csv.gz is of other cells than scores.csv.gz, or not all frames of a scan are labelled"
         )
     both = dice[[*on, "group", "value"]].rename(columns={"value": "dice"})
     return both.merge(
