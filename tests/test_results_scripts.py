@@ -577,14 +577,16 @@ def test_the_parts_of_a_cell_are_told_from_its_log(
         {"time": datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"), "event": what}
         for at, what in events
     ]
-    (cell / "log.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    (cell / "log.jsonl").write_text(
+        "\n".join(map(json.dumps, lines)) + '\n{"time": "20'
+    )  # killed as it wrote
     monkeypatch.syspath_prepend(str(RESULTS))
     module = load_script("results/study_parts")
     with pytest.raises(FileError, match="no finished cell"):
         module.main([str(tmp_path)])
     (cell / "scores.csv").touch()
     spent = {"before": 30, "training": 135, "between": 6, "predicting": 10, "scoring": 3}
-    assert module.seconds_of(cell / "log.jsonl") == spent
+    assert module.seconds_of(cell) == spent
     module.main([str(tmp_path)])
     assert "| `cine/seed-0` | 30 | 135 | 6 | 10 | 3 | 36% |" in capsys.readouterr().out
 

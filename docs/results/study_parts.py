@@ -8,7 +8,6 @@ method makes between two; the last column is all but the stages, as a share of t
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -18,6 +17,7 @@ from typing import Final
 from study_tables import head, line_of
 
 from crossbeat.errors import FileError
+from crossbeat.training.events import read_events
 
 PARTS: Final = ("before", "training", "between", "predicting", "scoring")
 NEXT: Final = {
@@ -35,12 +35,11 @@ NEXT: Final = {
 """What a cell does after each event; events that are not named here change nothing."""
 
 
-def seconds_of(log: Path) -> dict[str, float]:
+def seconds_of(cell: Path) -> dict[str, float]:
     """Seconds that a cell spent in each part; what it did before it was killed counts up to its last event."""
     spent = dict.fromkeys(PARTS, 0.0)
     doing, since = "", None
-    for line in log.read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
+    for event in read_events(cell):
         now = datetime.fromisoformat(event["time"])
         if event["event"] in ("started", "resumed"):
             doing = ""  # what it was doing when it was killed ended with its last event
@@ -51,17 +50,17 @@ def seconds_of(log: Path) -> dict[str, float]:
 
 
 def cells_of(out: Path) -> Iterator[tuple[str, Path]]:
-    """Name and log of the finished cells of a study."""
+    """Name and folder of the finished cells of a study."""
     for scores in sorted(out.glob("cells/*/seed-*/scores.csv")):
-        yield f"{scores.parent.parent.name}/{scores.parent.name}", scores.with_name("log.jsonl")
+        yield f"{scores.parent.parent.name}/{scores.parent.name}", scores.parent
 
 
 def table(outs: Sequence[Path]) -> list[str]:
     """A row a cell: seconds of each part, and how much all but training adds to training."""
     lines = head(("Cell", *(f"{part}, s" for part in PARTS), "beside training"))
     for out in outs:
-        for name, log in cells_of(out):
-            spent = seconds_of(log)
+        for name, cell in cells_of(out):
+            spent = seconds_of(cell)
             rest = sum(spent.values()) - spent["training"]
             share = f"{rest / spent['training']:.0%}" if spent["training"] else "–"
             lines.append(line_of(f"`{name}`", *(f"{spent[part]:.0f}" for part in PARTS), share))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,6 +23,7 @@ from crossbeat.errors import RunError, SettingsError
 from crossbeat.training import checkpoints
 from crossbeat.training.checkpoints import TensorFiles
 from crossbeat.training.distributed import SameStepStrategy
+from crossbeat.training.events import read_events
 from crossbeat.training.rounds import Rounds, best_file
 from crossbeat.training.run import Estimate, Run, peak_memory_mb, seed_torch
 from crossbeat.training.stage import Stage
@@ -143,11 +143,7 @@ def _train(stage: Stage, watcher: Rounds, last: Path) -> None:
 
 def _was_compiled(run: Run, name: str) -> bool | None:
     """Whether the stage was compiled when it was at work before; None where no log tells."""
-    log = run.folder / "log.jsonl"
-    events = []
-    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
-        with suppress(ValueError):  # a line may have been cut off
-            events.append(json.loads(line))
+    events = read_events(run.folder)
     found = [event["compiled"] for event in events if event.get("stage") == name and "compiled" in event]
     return found[-1] if found else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import itertools
 import json
@@ -26,11 +25,12 @@ from crossbeat.cohort import COLUMNS, Cohort, Row, read_cohort, write_cohort
 from crossbeat.devices import multiplies_bfloat16
 from crossbeat.errors import RunError, SettingsError
 from crossbeat.training.distributed import wait
+from crossbeat.training.events import EVENTS, append_event, utc_now
 from crossbeat.training.launcher import find_local_rank, find_rank
 from crossbeat.training.logs import Bar
 
 _LIBRARIES: Final = ("crossbeat", "torch", "lightning", "monai", "numpy", "scipy", "nibabel", "pydicom")
-_WRITTEN_AT_START: Final = {"settings.yaml", "cohort.csv", "conventions.yaml", "run.json", "log.jsonl"}
+_WRITTEN_AT_START: Final = {"settings.yaml", "cohort.csv", "conventions.yaml", "run.json", EVENTS}
 _LightningPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -243,14 +243,10 @@ class Run:
         seed_torch(self.seed, "open")
 
     def record(self, event: str, **facts: Any) -> None:
-        """Append an event, with the time, to log.jsonl, after whatever a kill left of the last line."""
-        if not self.writes:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"time": _now(), "event": event, **facts}, default=str)
-        with (self.folder / "log.jsonl").open("ab+") as log:
-            log.seek(max(0, log.tell() - 1))
-            log.write(b"\n" * (log.read(1) not in (b"", b"\n")) + line.encode() + b"\n")
+        """Append an event, with the time, to log.jsonl (`append_event`)."""
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            append_event(self.folder, event, **facts)
 
     def note_progress(self) -> None:
         """Bring wall time and peak memory in run.json up to date; `fit` does so after every round."""
@@ -260,7 +256,7 @@ class Run:
     def close(self, **facts: Any) -> None:
         """Complete run.json: wall time over all resumes, peak memory, the end, and any `facts`."""
         if self.writes:
-            self._update({**facts, "finished": _now()})
+            self._update({**facts, "finished": utc_now()})
             self.record("finished")
 
     def withdraw(self) -> None:
@@ -301,7 +297,7 @@ class Run:
             "command": command,
             "seed": self.seed,
             "cohort_hash": cohort.hash(),
-            "started": _now(),
+            "started": utc_now(),
             "resumed": [],
             "finished": None,
             "wall_seconds": 0.0,
@@ -324,7 +320,7 @@ class Run:
         if cohort.hash() != facts["cohort_hash"]:
             self._refuse_other_rows(cohort)
         self._clock.before_seconds = facts["wall_seconds"]
-        resumed = {"time": _now(), "command": command} | here
+        resumed = {"time": utc_now(), "command": command} | here
         _write_json(
             self.folder / "run.json", facts | {"resumed": [*facts["resumed"], resumed], "finished": None}
         )
@@ -433,10 +429,6 @@ def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any], prefix: str
         elif before != after or (key in earlier) != (key in now):
             found.append(f"{prefix}{key} ({before}, now {after})")
     return found
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _write_json(path: Path, facts: Mapping[str, Any]) -> None:
