@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -21,6 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 _WIDTH_OF_A_FILE = 120  # characters, where output goes to no terminal
+_NAMED = re.compile(r"^scan (['\"]).*?\1: ")
+_ALIKE = 3  # errors that are shown whole, of those that differ in the scan's name alone
 _SECONDS_BETWEEN_LINES = 60.0  # of what is at work, in a log
 
 
@@ -136,6 +139,19 @@ def then(*words: object) -> None:
 def complain(text: str) -> None:
     """An error, on stderr."""
     err.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+
+
+def complain_of(failures: Iterable[str]) -> None:
+    """Errors of many scans, on stderr: of those that differ in the scan's name alone three, and how many more."""
+    alike: dict[str, list[str]] = {}
+    for failure in failures:
+        alike.setdefault(_NAMED.sub("", failure), []).append(failure)
+    for group in alike.values():
+        few = len(group) <= _ALIKE + 1
+        for failure in group if few else group[:_ALIKE]:
+            complain(failure)
+        if not few:
+            complain(f"{len(group) - _ALIKE} more scans alike, the last of them: {group[-1]}")
 
 
 def warn(text: str) -> None:

@@ -42,8 +42,7 @@ def propagate(
     open_folder(out, cohort, overwrite)
     with console.bar("carrying labels", len(cohort)) as step:
         scans, failures = carry_cohort(cohort, task, progress=step)
-    for failure in failures:
-        console.complain(failure)
+    console.complain_of(failures)
     if scans:
         page = write_results(scans, failures, cohort, task)
         console.say(f"labels of {len(scans)} of {len(cohort)} scans: {out / 'labels'}")

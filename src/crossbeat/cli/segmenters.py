@@ -140,8 +140,7 @@ def predict(
             largest_component=largest_component,
             progress=step,
         )
-    for failure in failures:
-        console.complain(failure.problem)
+    console.complain_of(failure.problem for failure in failures)
     for remark in write.remarks():
         console.warn(remark)
     console.say(f"label maps of {len(cohort) - len(failures)} of {len(cohort)} scans: {out}")

@@ -73,8 +73,7 @@ def stylize(
     open_folder(contents, task, overwrite)
     with console.bar("restyling scans", len(contents)) as step:
         scans, failures = stylise_cohort(contents, task, progress=step)
-    for failure in failures:
-        console.complain(failure)
+    console.complain_of(failures)
     if scans:
         page, warnings = write_results(scans, failures, contents, task)
         console.say(f"{len(scans)} of {len(contents)} scans in {task.styles.told}: {out / 'images'}")

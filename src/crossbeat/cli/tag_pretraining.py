@@ -116,8 +116,7 @@ def tag(
     open_folder(cohort, task, overwrite, beside)
     with console.bar("tagging", len(cohort)) as step:
         scans, failures = tag_cohort(cohort, task, progress=step)
-    for failure in failures:
-        console.complain(failure)
+    console.complain_of(failures)
     for remark in remarks(scans, task):
         console.warn(remark)
     if scans:
