@@ -4,7 +4,7 @@
 
 Both change the same slices (field of 1.5 times the output) with the same ranges and probabilities, one process,
 the same threads. MONAI works one sample at a time on the CPU, which is what a DataLoader's worker would do;
-rounds of the two alternate, so that other work on the machine hits both, and the medians' ratio is printed.
+rounds of the two alternate, so that other work on the machine hits both, and the median of their ratios is printed.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import torch
 from hearts import cohort, heart
 from numpy.typing import NDArray
 from scipy import ndimage
-from sides import Line, parser, take_turns, tell
+from sides import Line, Turns, parser, take_turns, tell
 
 from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row
@@ -100,8 +100,9 @@ def all_cores(rounds: int) -> Line:
         return time.perf_counter() - start
 
     seconds = [(score(jobs), score(1)) for _ in range(rounds)]
-    many, one = (len(scans) / float(np.median(side)) for side in zip(*seconds, strict=True))
-    return Line(f"96 scans on {jobs} cores", "one core", "scan/s", many, one)
+    return Turns(*zip(*seconds, strict=True)).line(
+        f"96 scans on {jobs} cores", "one core", "scan/s", len(scans)
+    )
 
 
 def main() -> None:

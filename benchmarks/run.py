@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sides import Line, print_lines
+from sides import DERIVED, Line, print_lines
 
 HERE = Path(__file__).parent
 SCRIPTS = (
@@ -50,7 +50,7 @@ def main() -> int:
         found.append(json.loads(file.read_text(encoding="utf-8")))
     for record in found:
         print(f"\n{record['title']}\n{record['machine']}")
-        given = [{k: v for k, v in line.items() if k not in ("ratio", "verdict")} for line in record["lines"]]
+        given = [{k: v for k, v in line.items() if k not in DERIVED} for line in record["lines"]]
         print_lines([Line(**line) for line in given])
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)

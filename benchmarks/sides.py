@@ -1,7 +1,7 @@
-"""What the benchmarks share: two sides that take turns, the ratio of their medians, one table, one JSON.
+"""What the benchmarks share: two sides that take turns, the median of their ratios, one table, one JSON.
 
-The machines are shared and noisy. Sides that take turns within one process meet the same noise, so their ratio holds
-where neither time does.
+The machines are shared and noisy. Sides that take turns within one process meet the same noise, so the ratio of a turn
+holds where neither time does.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
+
+DERIVED: Final = ("ratio", "spread", "verdict")
+"""Of a line: what its record holds beside what was measured, for those who only read it."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,23 @@ class Line:
     theirs: float
     aim: float | None = None
     """Least ratio that was aimed at; None: none was."""
-    spread: tuple[float, float] | None = None
-    """Quartiles of the ratio over turns; None: there was one alone, or sides had no turns."""
+    turns: Sequence[float] = ()
+    """The ratio of every turn; none where sides had no turns."""
 
     @property
     def ratio(self) -> float:
-        """How many times better ours is: faster, or smaller."""
+        """How many times better ours is: faster, or smaller. The median over turns, where there were some."""
+        if self.turns:
+            return statistics.median(self.turns)
         return self.ours / self.theirs if self.unit.endswith("/s") else self.theirs / self.ours
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """Quartiles of the ratio over turns; None where there was one turn alone, or none."""
+        if len(self.turns) < 2:
+            return None
+        lower, _, upper = statistics.quantiles(self.turns, n=4, method="inclusive")
+        return lower, upper
 
     @property
     def verdict(self) -> str:
@@ -57,17 +70,14 @@ class Turns:
     theirs: Sequence[float]
 
     def line(self, what: str, against: str, unit: str, amount: float, aim: float | None = None) -> Line:
-        """The sides' medians and the ratio's quartiles over turns.
+        """The sides' medians, and the ratio of every turn.
 
         `amount` is how much a turn does, where the unit is a rate; else how many of the unit a second has.
         """
         both = (statistics.median(self.ours), statistics.median(self.theirs))
         ours, theirs = (amount / s if unit.endswith("/s") else amount * s for s in both)
         ratios = [theirs / ours for ours, theirs in zip(self.ours, self.theirs, strict=True)]
-        quartiles = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else []
-        return Line(
-            what, against, unit, ours, theirs, aim, (quartiles[0], quartiles[2]) if quartiles else None
-        )
+        return Line(what, against, unit, ours, theirs, aim, ratios)
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -106,7 +116,7 @@ def tell(title: str, lines: Sequence[Line], options: argparse.Namespace, **facts
     print(f"\n{title}\n{surroundings(options)}")
     print_lines(lines)
     if options.json:
-        found = [asdict(line) | {"ratio": line.ratio, "verdict": line.verdict} for line in lines]
+        found = [asdict(line) | {name: getattr(line, name) for name in DERIVED} for line in lines]
         record = {"title": title, "machine": surroundings(options), "lines": found, **facts}
         options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

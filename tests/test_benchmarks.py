@@ -41,13 +41,14 @@ def test_sides_take_turns_and_the_first_ones_do_not_count(sides: ModuleType) -> 
     assert len(found.ours) == len(found.theirs) == 3
 
 
-def test_turns_tell_medians_and_the_quartiles_of_their_ratio(sides: ModuleType) -> None:
-    """Ours 1, 2 and 4 s, theirs 2, 8 and 4 s: medians 2 and 4, ratios by turn 2, 4 and 1, quartiles 1.5 and 3."""
-    turns = sides.Turns([1.0, 2.0, 4.0], [2.0, 8.0, 4.0])
-    rate = turns.line("this", "that", "im/s", 10, 1.5)
-    assert (rate.ours, rate.theirs, rate.ratio, rate.spread) == (5.0, 2.5, 2.0, (1.5, 3.0))
+def test_turns_tell_medians_and_the_median_and_quartiles_of_their_ratio(sides: ModuleType) -> None:
+    """Ours 1, 2 and 5 s, theirs 2, 8 and 5 s: medians 2 and 5, ratios by turn 2, 4 and 1, quartiles 1.5 and 3."""
+    turns = sides.Turns([1.0, 2.0, 5.0], [2.0, 8.0, 5.0])
+    rate = turns.line("this", "that", "im/s", 10, 2.0)
+    assert (rate.ours, rate.theirs, rate.ratio, rate.spread) == (5.0, 2.0, 2.0, (1.5, 3.0))
+    assert rate.verdict == "≥ 2: reached", "of the ratio over turns, where that of the medians is 2.5"
     time = turns.line("this", "that", "ms", 1000)
-    assert (time.ours, time.theirs, time.ratio, time.spread) == (2000.0, 4000.0, 2.0, (1.5, 3.0))
+    assert (time.ours, time.theirs, time.ratio, time.spread) == (2000.0, 5000.0, 2.0, (1.5, 3.0))
     assert sides.Turns([1.0], [2.0]).line("this", "that", "s", 1).spread is None
 
 
@@ -55,9 +56,11 @@ def test_what_was_measured_is_written_and_read_back_as_a_table(
     sides: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = argparse.Namespace(device="cpu", threads=2, json=tmp_path / "found.json")
-    sides.tell("A title", [sides.Line("this", "that", "im/s", 123.4, 61.7, 1.5, (1.9, 2.1))], options)
+    sides.tell("A title", [sides.Line("this", "that", "im/s", 123.4, 61.7, 1.5, (1.8, 2.0, 2.2))], options)
     record = json.loads((tmp_path / "found.json").read_text())
     assert record["lines"][0]["ratio"] == 2.0
+    assert record["lines"][0]["turns"] == [1.8, 2.0, 2.2]
+    assert record["lines"][0]["spread"] == [1.9, 2.1]
     assert record["lines"][0]["verdict"] == "≥ 1.5: reached"
     told = capsys.readouterr().out
     assert "A title" in told
