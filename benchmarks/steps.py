@@ -1,6 +1,6 @@
 """The steps of all four methods beside bare loops of the same networks and losses on data that never change.
 
-    python benchmarks/steps.py [--device cpu|cuda] [--threads N] [--methods …] [--json OUT]
+    python benchmarks/steps.py [--device cpu|cuda] [--threads N] [--steps …] [--json OUT]
 
 Ours is the stage as `crossbeat train` carries it out. After every few updates a twin with copies of its networks and
 optimizers makes as many: the same update, without Lightning, log, averages and gradient clipping, on one batch that

@@ -148,6 +148,9 @@ def test_a_missing_or_broken_segmenter_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"segmenter\.json is missing; is this a finished run"):
         load_segmenter(tmp_path / "none")
     small().save(tmp_path / "s")
+    (tmp_path / "s" / "weights.safetensors").unlink()
+    with pytest.raises(RunError, match=r"s: weights\.safetensors is missing; is this a finished run"):
+        load_segmenter(tmp_path / "s")
     (tmp_path / "s" / "weights.safetensors").write_bytes(b"broken")
     with pytest.raises(RunError, match="cannot be loaded"):
         load_segmenter(tmp_path / "s")
@@ -155,3 +158,8 @@ def test_a_missing_or_broken_segmenter_is_named(tmp_path: Path) -> None:
     (tmp_path / "s" / "segmenter.json").write_text(json.dumps(described))
     with pytest.raises(RunError, match="newer than this"):
         load_segmenter(tmp_path / "s")
+    described |= {"format": 1, "network": described["network"] | {"name": "resnet99"}}
+    for text in ("[]", json.dumps(described)):  # of another kind; of a network that there is not
+        (tmp_path / "s" / "segmenter.json").write_text(text)
+        with pytest.raises(RunError, match=r"s: cannot be loaded"):
+            load_segmenter(tmp_path / "s")

@@ -21,6 +21,7 @@ from crossbeat.cohort import Cohort, read_cohort
 from crossbeat.data import reader
 from crossbeat.errors import FileError
 from crossbeat.evaluation import score_case
+from crossbeat.prediction import predict_case
 from crossbeat.segmenter import load_segmenter
 
 HERE: Final = Path(__file__).with_name("dhaene2023")
@@ -45,13 +46,13 @@ def learnt_from(cell: Path) -> Cohort:
 
 
 def scored(cell: Path) -> pd.DataFrame:
-    """A line a patient, structure and metric, over all frames of its scans."""
+    """A line a patient, structure and metric, over all frames of its scans, segmented as a study does those tested."""
     segmenter = load_segmenter(cell / "segmenter")
     cohort = learnt_from(cell)
     found = []
     for row in cohort:
         case = cohort.read(row)
-        for score in score_case(row, case, segmenter.predict(case), units=("mm",), per_slice=True):
+        for score in score_case(row, case, predict_case([segmenter], case), units=("mm",), per_slice=True):
             volume = score.slice is None
             if score.structure in STRUCTURES and (score.metric, volume) in (("dice", True), ("hd95", False)):
                 found.append((row.subject, score.structure, score.metric, score.value))

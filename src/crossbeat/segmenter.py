@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from crossbeat import __version__
 from crossbeat.case import Case
 from crossbeat.devices import argmax_channels, multiplies_bfloat16
-from crossbeat.errors import RunError
+from crossbeat.errors import RunError, SettingsError
 from crossbeat.labels import TRAINED, Structure
 from crossbeat.networks import SEGMENTERS, build, lay_out
 from crossbeat.prepare.volumes import Preparation, Window, crop, normalise, pad, slices_of, window_of
@@ -194,8 +194,11 @@ def load_segmenter(folder: Path, device: torch.device | str = "cpu") -> Segmente
         network.load_state_dict(load_file(folder / "weights.safetensors"))
         preparation = Preparation(**described["preparation"])
     except FileNotFoundError as error:
-        raise RunError(f"{folder}: {Path(error.filename).name} is missing; is this a finished run?") from None
-    except (KeyError, ValidationError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
+        missing = Path(error.filename or "weights.safetensors").name  # safetensors does not say which
+        raise RunError(f"{folder}: {missing} is missing; is this a finished run?") from None
+    except (
+        KeyError, TypeError, ValidationError, SettingsError, json.JSONDecodeError, SafetensorError, RuntimeError,
+    ) as error:  # fmt: skip
         raise RunError(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from None
     network.to(device).eval()
     return Segmenter(network, spec, preparation, structures, described["provenance"])

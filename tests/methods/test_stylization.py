@@ -548,7 +548,7 @@ def test_the_encoder_of_another_run_serves_and_is_not_learnt_again(
     assert alike(state_of(load_encoder(tmp_path / "run/models/encoder").vgg), state_of(encoder.vgg))
     said = capsys.readouterr().err
     assert "PSNR of 20.0 dB, below 28 (encoder_gate: off)" in said
-    assert "prepared otherwise (32 pixels of 4 mm, here 32 of 3.9)" in said
+    assert "prepared otherwise (spacing_mm 4.0, here 3.9)" in said
     tested = replace(cohort, rows=(*cohort.rows, row_of("s7", "lge", "test")))
     with pytest.raises(CohortError, match=r"1 subjects are tested and the encoder .* 's7' first"):
         train(tested, settings, quiet_run(tmp_path / "leak"))

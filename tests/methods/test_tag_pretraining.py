@@ -384,6 +384,30 @@ def test_the_cyclegan_sees_unlabelled_cine_and_nobody_who_is_tested(cohort: Coho
     assert painted.images.max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"translator": "nowhere"},
+            "translator is for strategy cyclegan, and the target is tagged, so it would be physics",
+        ),
+        (
+            {"translate_from": {"sequence": "bssfp"}},
+            "translate_from is for strategy cyclegan, and the target",
+        ),
+        (
+            {"translator": "nowhere", "simulated": {"scan": "s2_bssfp"}},
+            "and simulated scans are tagged, so it would be physics; say strategy: cyclegan, or leave translator",
+        ),
+    ],
+)
+def test_what_a_cyclegan_alone_uses_is_refused_where_nobody_asks_for_one(
+    cohort: Cohort, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        material_of(cohort, tmp_path, **({"strategy": None} | changes))
+
+
 @pytest.mark.slow
 def test_where_all_cine_is_labelled_the_cyclegan_learns_from_its_images_and_says_so(
     cohort: Cohort, tmp_path: Path

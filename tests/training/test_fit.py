@@ -133,6 +133,24 @@ def test_a_stop_in_the_last_step_of_a_round_keeps_the_round(tmp_path: Path) -> N
     assert checkpoint["rounds_done"] == 1
 
 
+def test_a_stop_after_the_last_step_of_a_stage_stops_before_the_next(tmp_path: Path) -> None:
+    class Late(Falling):
+        def on_train_end(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run = quiet_run(tmp_path)
+    run.open({}, COHORT, "toy")
+    with pytest.raises(SystemExit) as left:
+        fit(Late(run, name="first"), rounds=1, steps_per_round=1)
+    assert left.value.code == 128 + signal.SIGTERM
+    assert logged(run)[-1]["event"] == "stopped"
+    again = replace(run, resume=True)
+    again.open({}, COHORT, "toy")
+    finished = Falling(again, name="first")
+    fit(finished, rounds=1, steps_per_round=1)
+    assert not finished.steps, "nothing was lost"
+
+
 def test_a_finished_stage_is_read_and_not_trained_again(
     uninterrupted: tuple[Run, dict[str, Tensor]],
 ) -> None:
@@ -331,6 +349,8 @@ def test_two_stages_of_one_name_are_refused_and_a_resumed_one_is_not(tmp_path: P
 def test_no_rounds_and_unknown_choices_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="at least one round of one step, got 0 of 5"):
         fit(Falling(quiet_run(tmp_path)), rounds=0, steps_per_round=5)
+    with pytest.raises(SettingsError, match="select must be last, source or target"):
+        fit(Falling(quiet_run(tmp_path)), rounds=1, steps_per_round=1, select="best")  # type: ignore[arg-type]
 
 
 def test_bfloat16_reaches_the_networks_in_training_and_validation(tmp_path: Path) -> None:

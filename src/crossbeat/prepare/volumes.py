@@ -47,6 +47,13 @@ class Preparation(BaseModel, extra="forbid", frozen=True):
         """Side in pixels of the field around the crop: intensity statistics are taken over it."""
         return 2 * round(self.size * FIELD_FACTOR / 2)
 
+    def differences(self, here: Preparation) -> str:
+        """What another preparation has otherwise, as in `spacing_mm 1.25, here 1.5`; empty where they are equal."""
+        mine, theirs = self.model_dump(), here.model_dump()
+        return ", ".join(
+            f"{name} {mine[name]}, here {theirs[name]}" for name in mine if mine[name] != theirs[name]
+        )
+
 
 @dataclass(frozen=True)
 class Window:

@@ -155,8 +155,8 @@ class Run:
         """Whether the networks of a stage of so many updates are compiled: as asked for, else where it pays.
 
         On a CPU it does not: it costs a minute, and updates then take as long as before, or a third longer
-        (docs/performance.md). On CUDA it should from `WORTH_COMPILING` updates on. What a stage calls otherwise than
-        as `network(images)` stays as it is.
+        (docs/performance.md). On CUDA it should from `WORTH_COMPILING` updates on. Compiled are `network(images)`
+        and what is called `forward_with_…`; what a stage calls otherwise stays as it is.
         """
         if self.compile is not None:
             return self.compile

@@ -34,6 +34,7 @@ class Stopping(Callback):
         before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
+            self._stop_if_asked()  # after the last step, where nothing else would look
         except BaseException:
             if self.received is None:
                 raise

@@ -222,10 +222,8 @@ def _refuse_leakage(encoder: Encoder, material: Material, cohort: Cohort, path: 
 
 
 def _tell_other_pixels(encoder: Encoder, settings: Settings, run: Run) -> None:
-    ours, theirs = settings.preparation, encoder.preparation
-    if ours != theirs:
+    if differing := encoder.preparation.differences(settings.preparation):
         run.note(
-            f"encoder {settings.encoder}: learnt from slices prepared otherwise ({theirs.size} pixels of "
-            f"{theirs.spacing_mm:g} mm, here {ours.size} of {ours.spacing_mm:g}); its activations are not 1 on the "
-            "mean here"
+            f"encoder {settings.encoder}: learnt from slices prepared otherwise ({differing}); its activations are not "
+            "1 on the mean here"
         )

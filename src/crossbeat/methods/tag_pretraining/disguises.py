@@ -104,6 +104,7 @@ def gather(cohort: Cohort, settings: Settings, run: Run) -> Material:
     real = cohort.only(lambda row: row.scan not in made)
     domains = find_domains(real, settings, run.seed)
     strategy = find_strategy(real, settings)
+    _refuse_vain(strategy, settings)
     _refuse_before_reading(real, domains, strategy, settings, run)
     lessons: dict[Part, Lesson] = {}
     seen = {"source": domains.source, "labelled_target": domains.target}
@@ -251,11 +252,10 @@ def _known_translator(path: Path, cohort: Cohort, settings: Settings, run: Run) 
             f"{cohort.name}: {len(both)} subjects are tested and the translator {path} has seen their images, "
             f"{both[0]!r} first; learn one here, or say `transductive: true` if that is meant"
         )
-    if translator.preparation != settings.preparation:
+    if differing := translator.preparation.differences(settings.preparation):
         raise SettingsError(
-            f"translator {path}: learnt from slices prepared otherwise ({translator.preparation.size} pixels of "
-            f"{translator.preparation.spacing_mm:g} mm, here {settings.image_size} of {settings.spacing_mm:g}); take "
-            "its size and spacing, or learn one here"
+            f"translator {path}: learnt from slices prepared otherwise ({differing}); say the same here, or learn one "
+            "of your own"
         )
     if run.writes and run.estimates is None:
         translator.save(run.folder / "models" / "translator")
@@ -309,6 +309,17 @@ def _simulated(cohort: Cohort, settings: Settings) -> Cohort:
             "`crossbeat tag` and index them beside the others, or take `simulated` out to draw tags here"
         )
     return found
+
+
+def _refuse_vain(strategy: str, settings: Settings) -> None:
+    """What a CycleGAN alone would use, where the strategy that nobody named is another."""
+    given = "translator" if settings.translator else "translate_from" if settings.translate_from else ""
+    if given and strategy != "cyclegan":
+        why = "simulated scans are" if settings.simulated else "the target is"
+        raise SettingsError(
+            f"{given} is for strategy cyclegan, and {why} tagged, so it would be {strategy}; say strategy: cyclegan, "
+            f"or leave {given} out"
+        )
 
 
 def _refuse_before_reading(
