@@ -76,3 +76,26 @@ def load_script() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture
+def many() -> Callable[..., Cohort]:
+    """Makes a cohort of rows alone, of so many subjects, with groups and vendors to split by."""
+
+    def make(subjects: int = 20) -> Cohort:
+        """Every subject has a cine and an LGE scan; one in four is of group HCM."""
+        rows = [
+            Row(
+                f"s{i:02}",
+                f"s{i:02}_{seq}",
+                seq,
+                f"{seq}/s{i:02}.nii.gz",
+                vendor="AB"[i % 2],
+                group="HCM" if i % 4 == 0 else "NOR",
+            )
+            for i in range(subjects)
+            for seq in ("bssfp", "lge")
+        ]
+        return Cohort(tuple(rows), name="many")
+
+    return make

@@ -222,6 +222,9 @@ def test_a_public_layout_is_indexed_split_and_checked(
     assert "cohort.csv: is there already, perhaps with splits and columns of yours" in in_the_way.err
     assert "or add --overwrite" in in_the_way.err
     assert cohort_csv.read_bytes() == before
+    vain = crossbeat(*again[:-2], "--overwrite", "--resplit")
+    assert vain.code == 2
+    assert "--resplit does nothing beside an index without --test and --validation" in vain.err
     again.append("--overwrite")
     refused = crossbeat(*again)
     assert refused.code == 2

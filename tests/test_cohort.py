@@ -1,4 +1,4 @@
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -6,12 +6,9 @@ import pytest
 from crossbeat.cohort import (
     Cohort,
     Row,
-    assign_splits,
-    folds,
     parse_filter,
     read_cohort,
     read_conventions,
-    subjects_across_splits,
     to_csv,
     write_cohort,
 )
@@ -20,23 +17,6 @@ from crossbeat.labels import Structure
 
 HEAD = "subject,scan,sequence,image\n"
 LV, MYO = Structure.LV, Structure.MYO
-
-
-def many(subjects: int = 20) -> Cohort:
-    """Every subject has a cine and an LGE scan; one in four is of group HCM."""
-    rows = [
-        Row(
-            f"s{i:02}",
-            f"s{i:02}_{seq}",
-            seq,
-            f"{seq}/s{i:02}.nii.gz",
-            vendor="AB"[i % 2],
-            group="HCM" if i % 4 == 0 else "NOR",
-        )
-        for i in range(subjects)
-        for seq in ("bssfp", "lge")
-    ]
-    return Cohort(tuple(rows), name="many")
 
 
 def written(folder: Path, text: str) -> Path:
@@ -64,7 +44,7 @@ def test_a_cohort_written_elsewhere_still_finds_its_files_and_conventions(tmp_pa
     assert read_conventions(moved.folder)["mine"].structures == {LV}
 
 
-def test_filters_combine_and_accept_lists() -> None:
+def test_filters_combine_and_accept_lists(many: Callable[..., Cohort]) -> None:
     cohort = many()
     assert len(cohort.where(sequence="lge")) == 20
     assert len(cohort.where(sequence="lge", vendor=["A", "B"], group="HCM")) == 5
@@ -72,41 +52,13 @@ def test_filters_combine_and_accept_lists() -> None:
     assert len(cohort.where(sequence="t2")) == 0
 
 
-def test_a_filter_on_a_column_that_does_not_exist_is_refused() -> None:
+def test_a_filter_on_a_column_that_does_not_exist_is_refused(many: Callable[..., Cohort]) -> None:
     with pytest.raises(CohortError, match="no column 'vendr'; did you mean 'vendor'"):
         many().where(vendr="A")
     with pytest.raises(CohortError, match="write column=value"):
         parse_filter("lge")
-
-
-def test_splits_keep_all_scans_of_a_subject_together_and_each_group_its_share() -> None:
-    split = assign_splits(many(), test=8, validation=0.2, stratify=["group"], seed=3)
-    assert not subjects_across_splits(split)
-    of = {row.subject: (row.split, row.group) for row in split}
-    assert Counter(s for s, _ in of.values()) == {"train": 8, "test": 8, "validation": 4}
-    assert Counter(g for s, g in of.values() if s == "test") == {"HCM": 2, "NOR": 6}
-    assert split.rows == assign_splits(many(), test=8, validation=0.2, stratify=["group"], seed=3).rows
-    assert split.rows != assign_splits(many(), test=8, validation=0.2, stratify=["group"], seed=4).rows
-
-
-def test_folds_test_every_subject_once_and_share_out_the_groups() -> None:
-    tested = [
-        {row.subject for row in fold if row.split == "test"} for fold in folds(many(), 5, stratify=["group"])
-    ]
-    assert sorted(s for fold in tested for s in fold) == many().subjects
-    assert all(sum(int(s[1:]) % 4 == 0 for s in fold) == 1 for fold in tested)
-
-
-def test_a_split_that_leaves_nobody_to_train_is_refused() -> None:
-    with pytest.raises(CohortError, match="leave none of 20 to train"):
-        assign_splits(many(), test=20)
-    with pytest.raises(CohortError, match="21 folds need 2 to 20"):
-        folds(many(), 21)
-
-
-def test_leakage_is_seen() -> None:
-    rows = (Row("p", "p_c", "bssfp", "c", split="train"), Row("p", "p_l", "lge", "l", split="test"))
-    assert subjects_across_splits(Cohort(rows)) == {"p": ["train", "test"]}
+    with pytest.raises(CohortError, match=r"sequence is there twice; write its values as lge\|t2"):
+        parse_filter("sequence=lge,vendor=A,sequence=t2")
 
 
 def test_what_was_drawn_comes_from_the_column_by_frame_or_from_the_convention() -> None:
@@ -132,6 +84,19 @@ def test_what_was_drawn_comes_from_the_column_by_frame_or_from_the_convention() 
         (HEAD + "p,a,lge,a.nii\np,a,lge,b.nii\n", "'a' stands there more than once"),
         ("subject,scan,sequence,image,split\np,a,lge,a.nii,tests\n", "line 2: split 'tests' is none of"),
         ("subject,scan,sequence,image,ed_frame\np,a,lge,a.nii,1.5\n", "frames are whole and count from 0"),
+        ("subject,scan,sequence,image,ed_frame\np,a,lge,a.nii,inf\n", "line 2: ed_frame 'inf' is no number"),
+        (
+            "subject,scan,sequence,image,frame_interval_ms\np,a,lge,a.nii,NA\n",
+            "frame_interval_ms 'NA' is no number",
+        ),
+        (
+            "subject,scan,sequence,image,frame_interval_ms\np,a,lge,a.nii,nan\n",
+            "'nan' is no number; leave it empty",
+        ),
+        (
+            "subject,scan,sequence,image,frame_interval_ms\np,a,lge,a.nii,0\n",
+            "line 2: frame_interval_ms 0 is no time",
+        ),
         ("subject,scan,sequence,image,spacing_source\np,a,lge,a.nii,guess\n", "neither header nor nominal"),
     ],
 )
@@ -152,7 +117,7 @@ def test_a_cohort_without_labels_never_opens_them() -> None:
     assert hidden.structures == ""
 
 
-def test_the_fingerprint_changes_with_the_rows_only() -> None:
+def test_the_fingerprint_changes_with_the_rows_only(many: Callable[..., Cohort]) -> None:
     assert many().hash() == many().hash()
     assert many().hash() != many(19).hash()
     assert len(to_csv(many()).splitlines()) == 41
@@ -166,17 +131,6 @@ def test_users_conventions_are_read_and_their_errors_named(tmp_path: Path) -> No
     (tmp_path / "conventions.yaml").write_text("mysite: {1: heart}")
     with pytest.raises(SettingsError, match="'heart' is no structure"):
         read_conventions(tmp_path)
-
-
-def test_an_official_test_split_is_kept_and_not_drawn_twice() -> None:
-    rows = tuple(Row(f"p{i}", f"p{i}", "bssfp", "i", split="test" if i < 4 else "train") for i in range(12))
-    official = Cohort(rows, name="official")
-    split = assign_splits(official, validation=3)
-    assert [r.subject for r in split if r.split == "test"] == ["p0", "p1", "p2", "p3"]
-    assert Counter(r.split for r in split) == {"test": 4, "validation": 3, "train": 5}
-    with pytest.raises(CohortError, match="has a test split of 4 subjects already"):
-        assign_splits(official, test=2)
-    assert Counter(r.split for r in assign_splits(official, test=2, again=True)) == {"test": 2, "train": 10}
 
 
 def test_cells_left_out_at_the_end_of_a_line_are_empty_and_lines_are_counted_as_an_editor_does(

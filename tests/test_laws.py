@@ -13,13 +13,14 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "crossbeat"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-GROUND = {"errors", "labels", "geometry", "case", "cohort"}
+GROUND = {"errors", "labels", "geometry", "case", "cohort", "splits"}
 MAY_IMPORT = {
     "errors": set(),
     "labels": {"errors"},
     "geometry": {"errors"},
     "case": {"errors", "labels", "geometry"},
     "cohort": {"errors", "labels", "geometry", "case"},
+    "splits": {"errors", "cohort"},
     "console": {"errors"},
     "devices": {"errors"},
     "data": GROUND,

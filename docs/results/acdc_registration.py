@@ -37,12 +37,13 @@ from numpy.typing import NDArray
 
 from crossbeat import data
 from crossbeat.case import Case
-from crossbeat.cohort import Cohort, Row, folds
+from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import GeometryWarning, RunError
 from crossbeat.labels import TRAINED
 from crossbeat.methods.propagation import Registrar, Settings, carry, learn_registration, load_registrar
 from crossbeat.metrics import dice
 from crossbeat.report.wording import p_value, signed
+from crossbeat.splits import folds
 from crossbeat.statistics import holm, mean_sd, wilcoxon
 from crossbeat.training import Run
 

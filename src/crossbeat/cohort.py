@@ -1,18 +1,18 @@
-"""Cohort: the rows of a cohort.csv, one a scan; filters, patient-level splits and folds."""
+"""Cohort: the rows of a cohort.csv, one for each scan; filters, reading and writing."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import io
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Final, Literal
 
-import numpy as np
 import yaml
 
 from crossbeat.case import Case, Domain
@@ -195,6 +195,8 @@ def parse_filter(text: str) -> dict[str, list[str]]:
         column, equals, values = part.partition("=")
         if not equals:
             raise CohortError(f"filter {part!r}: write column=value, as in sequence=lge,vendor=A|B")
+        if column.strip() in wanted:
+            raise CohortError(f"filter {text!r}: {column.strip()} is there twice; write its values as lge|t2")
         wanted[column.strip()] = [v.strip() for v in values.split("|")]
     return wanted
 
@@ -276,84 +278,6 @@ def to_csv(cohort: Cohort) -> str:
     return out.getvalue()
 
 
-def assign_splits(
-    cohort: Cohort,
-    *,
-    test: float | int = 0,
-    validation: float | int = 0,
-    stratify: Sequence[str] = (),
-    seed: int = 0,
-    again: bool = False,
-) -> Cohort:
-    """Give every subject, with all its scans, to train, validation or test at random.
-
-    `test` and `validation` are numbers of subjects, or fractions below 1. With `stratify` (columns such as
-    group or vendor) each stratum gives its proportional share. Subjects of a test split that is there already stay
-    as they are, and no second one is drawn, unless `again`, which draws everything anew. Raises `CohortError`
-    if nobody is left to train.
-    """
-    settled = set() if again else {row.subject for row in cohort if row.split == "test"}
-    if settled and test:
-        raise CohortError(
-            f"{cohort.name}: has a test split of {len(settled)} subjects already; keep it and leave `test` away, "
-            "or draw all splits again"
-        )
-    order = _stratified_order(cohort.only(lambda row: row.subject not in settled), stratify, seed)
-    n_test, n_validation = (round(p * len(order)) if 0 < p < 1 else int(p) for p in (test, validation))
-    if n_test + n_validation >= len(order):
-        raise CohortError(
-            f"{cohort.name}: {n_test} test and {n_validation} validation subjects leave none of {len(order)} to train"
-        )
-    chosen = [order[i] for i in _spread(len(order), n_test + n_validation)]
-    tests = {chosen[i] for i in _spread(len(chosen), n_test)}
-    of = dict.fromkeys(order, "train")
-    of |= {subject: "test" if subject in tests else "validation" for subject in chosen}
-    rows = (replace(row, split=of.get(row.subject, row.split)) for row in cohort)
-    return replace(cohort, rows=tuple(rows))
-
-
-def folds(cohort: Cohort, k: int, *, stratify: Sequence[str] = (), seed: int = 0) -> list[Cohort]:
-    """k versions of the cohort; in the i-th the subjects of fold i are `test`, all others `train`."""
-    order = _stratified_order(cohort, stratify, seed)
-    if not 2 <= k <= len(order):
-        raise CohortError(f"{cohort.name}: {k} folds need 2 to {len(order)} (the number of subjects)")
-    fold = {subject: i % k for i, subject in enumerate(order)}
-    return [
-        replace(
-            cohort, rows=tuple(replace(r, split="test" if fold[r.subject] == i else "train") for r in cohort)
-        )
-        for i in range(k)
-    ]
-
-
-def subjects_across_splits(cohort: Cohort) -> dict[str, list[str]]:
-    """Subjects with scans in more than one split, and which: leakage, unless the recipe is transductive."""
-    seen: dict[str, list[str]] = {}
-    for row in cohort:
-        if row.split and row.split not in seen.setdefault(row.subject, []):
-            seen[row.subject].append(row.split)
-    return {subject: splits for subject, splits in seen.items() if len(splits) > 1}
-
-
-def _stratified_order(cohort: Cohort, stratify: Sequence[str], seed: int) -> list[str]:
-    """Subjects in strata, shuffled within each: taking them at even steps takes each stratum's share."""
-    rng = np.random.default_rng(seed)
-    subjects = sorted(cohort.subjects)
-    subjects = [subjects[i] for i in rng.permutation(len(subjects))]
-    first = {row.subject: row for row in reversed(cohort.rows)}
-    unknown = [c for c in stratify for row in first.values() if c not in COLUMNS and c not in row.further]
-    if unknown:
-        raise CohortError(
-            f"{cohort.name}: no column {unknown[0]!r} to stratify by; {did_you_mean(unknown[0], COLUMNS)}"
-        )
-    return sorted(subjects, key=lambda s: [first[s].value(column) for column in stratify])
-
-
-def _spread(n: int, count: int) -> list[int]:
-    """`count` of n places at even steps."""
-    return [int((i + 0.5) * n / count) for i in range(count)]
-
-
 def _parse(path: Path, text: str) -> Iterator[Row]:
     lines = csv.DictReader(io.StringIO(text))
     columns = [(c or "").strip() for c in lines.fieldnames or []]
@@ -389,7 +313,11 @@ def _row(values: Mapping[str, str]) -> Row:
     spacing_source = values.get("spacing_source", "") or "header"
     if spacing_source not in ("header", "nominal"):
         raise ValueError(f"spacing_source {spacing_source!r} is neither header nor nominal")
-    interval = values.get("frame_interval_ms", "")
+    interval = _number(values.get("frame_interval_ms", ""), "frame_interval_ms")
+    if interval is not None and interval <= 0:
+        raise ValueError(
+            f"frame_interval_ms {interval:g} is no time between two frames; write milliseconds above 0"
+        )
     return Row(
         subject=values["subject"],
         scan=values["scan"],
@@ -399,7 +327,7 @@ def _row(values: Mapping[str, str]) -> Row:
         convention=values.get("convention", "") or "crossbeat",
         ed_frame=_whole(values.get("ed_frame", ""), "ed_frame"),
         es_frame=_whole(values.get("es_frame", ""), "es_frame"),
-        frame_interval_ms=float(interval) if interval else None,
+        frame_interval_ms=interval,
         spacing_source="nominal" if spacing_source == "nominal" else "header",
         further={k: v for k, v in values.items() if k not in COLUMNS},
         **{k: values.get(k, "") for k in ("vendor", "centre", "group", "labels", "structures", "source")},
@@ -425,13 +353,23 @@ def _moved(row: Row, old: Path, new: Path) -> Row:
     return replace(row, image=images, labels=labels)
 
 
-def _whole(text: str, column: str) -> int | None:
+def _number(text: str, column: str) -> float | None:
     if not text:
         return None
-    number = float(text)
-    if number != int(number) or number < 0:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{column} {text!r} is no number; leave it empty where it is not known")
+    return number
+
+
+def _whole(text: str, column: str) -> int | None:
+    number = _number(text, column)
+    if number is not None and (number != int(number) or number < 0):
         raise ValueError(f"{column} {text!r} is no frame number; frames are whole and count from 0")
-    return int(number)
+    return None if number is None else int(number)
 
 
 def _value(row: Row, column: str) -> str:

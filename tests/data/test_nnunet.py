@@ -11,10 +11,11 @@ import pytest
 import trees
 
 from crossbeat import data
-from crossbeat.cohort import Cohort, assign_splits, read_cohort, write_cohort
+from crossbeat.cohort import Cohort, read_cohort, write_cohort
 from crossbeat.data.nnunet import nnunet_labels
 from crossbeat.errors import CohortError, FileError
 from crossbeat.labels import UNKNOWN, Structure
+from crossbeat.splits import assign_splits
 
 LV, MYO, RV, SCAR = Structure.LV, Structure.MYO, Structure.RV, Structure.SCAR
 

@@ -117,6 +117,11 @@ def test_some_target_subjects_are_labelled_by_seed() -> None:
     assert len(find_domains(many, half, seed=0).target) == round(0.5 * 11)
     with pytest.raises(CohortError, match="12 labelled target subjects wanted, there are 11"):
         find_domains(many, Recipe.of({**ACROSS, "target_labels": "train", "target_labelled": 12}), seed=0)
+    for neither in (1.0, 2.5):
+        with pytest.raises(
+            SettingsError, match=rf"{neither} is neither a number of subjects, as 1 or 5 is, nor a"
+        ):
+            Recipe.of({**ACROSS, "target_labels": "train", "target_labelled": neither})
 
 
 def test_the_target_may_train_alone_on_its_own_labels() -> None:

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from crossbeat.cli.options import Csv, Overwrite, Seed, app, cohort_at, new_file, split_sizes, words
+from crossbeat.cli.options import (
+    Csv,
+    Overwrite,
+    Seed,
+    app,
+    cohort_at,
+    new_file,
+    refuse_unused,
+    split_sizes,
+    words,
+)
 
 
 @app.command()
@@ -79,10 +89,13 @@ def index(
 ) -> None:
     """List the scans of a folder in a cohort.csv, and split them by patient if asked."""
     from crossbeat import console
-    from crossbeat.cohort import assign_splits, write_cohort
+    from crossbeat.cohort import write_cohort
     from crossbeat.data import index as list_scans
+    from crossbeat.splits import assign_splits
 
     new_file(out, overwrite)
+    if not (test or validation):
+        refuse_unused("an index without --test and --validation", stratify=stratify, resplit=again)
     options = {"images": images, "labels": labels, "sequence": sequence, "convention": convention}
     cohort, notes = list_scans(layout, folder, out.parent, nominal_spacing=nominal_spacing, **options)
     if test or validation:

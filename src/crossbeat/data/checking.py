@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossbeat import geometry
-from crossbeat.cohort import Cohort, Row, subjects_across_splits
+from crossbeat.cohort import Cohort, Row
 from crossbeat.data.nifti import Volume, read_volume
 from crossbeat.data.reading import locate, read_image, read_label_file, restrict
 from crossbeat.errors import CaseError, CrossbeatError, FileError, GeometryWarning
 from crossbeat.labels import UNKNOWN, Convention, Structure, find_convention, looks_swapped
+from crossbeat.splits import subjects_across_splits
 
 _T = TypeVar("_T")
 Severity = Literal["error", "warning", "note"]

@@ -9,12 +9,13 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CohortError, SettingsError, did_you_mean
 from crossbeat.prepare.augment import Augmentation, preset_with
 from crossbeat.segmenter import NetworkSpec
+from crossbeat.splits import count_subjects
 from crossbeat.training import Chosen, Run
 
 
@@ -93,6 +94,15 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
     augmentation_changes: dict[str, Any] = Field(
         default_factory=dict, description="fields of prepare.augment.Augmentation that differ from the preset"
     )
+
+    @field_validator("target_labelled")
+    @classmethod
+    def _refuse_parts_of_subjects(cls, given: int | float | None) -> int | float | None:
+        if isinstance(given, float) and given >= 1:
+            raise ValueError(
+                f"{given} is neither a number of subjects, as 1 or 5 is, nor a share of them, below 1; null is all"
+            )
+        return given
 
     @model_validator(mode="before")
     @classmethod
@@ -284,8 +294,7 @@ def _labelled_target(target: Cohort, recipe: Recipe, seed: int) -> Cohort:
     if recipe.target_labelled is None:
         return labelled
     subjects = sorted(labelled.subjects)
-    share = recipe.target_labelled
-    count = max(1, round(share * len(subjects))) if share < 1 else int(share)
+    count = max(1, count_subjects(recipe.target_labelled, len(subjects), "target_labelled"))
     if count > len(subjects):
         raise CohortError(
             f"{target.name}: {count} labelled target subjects wanted, there are {len(subjects)}; lower "

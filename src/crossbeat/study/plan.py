@@ -12,10 +12,11 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from crossbeat.cohort import Cohort, Row, folds
+from crossbeat.cohort import Cohort, Row
 from crossbeat.errors import CohortError, SettingsError, did_you_mean
 from crossbeat.methods import METHODS
 from crossbeat.methods.recipe import Filter, Recipe, parse_changes, read_values, validated
+from crossbeat.splits import folds
 from crossbeat.study.published import Published
 from crossbeat.synthetic import Annotated, Split
 

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from crossbeat.cohort import Cohort, Row, assign_splits, write_cohort
+from crossbeat.cohort import Cohort, Row, write_cohort
 from crossbeat.errors import RunError, SettingsError
+from crossbeat.splits import assign_splits, count_subjects
 from crossbeat.synthetic.cohort import CINE_FRAMES, FieldWriter, Writer, check_wishes, make_cohort
 from crossbeat.synthetic.enrolment import SITE, enrol
 from crossbeat.synthetic.signal import PHANTOM_VERSION
@@ -189,7 +190,7 @@ def _split_as_dhaene2023(cohort: Cohort, hearts: Hearts) -> Cohort:
         raise SettingsError(
             "split dhaene2023 needs a site that tags; say how many of the subjects are there, as in site: 50 of 95"
         )
-    wanted = round(hearts.test * hearts.site) if 0 < hearts.test < 1 else int(hearts.test)
+    wanted = count_subjects(hearts.test, hearts.site, "test")
     split: dict[str, str] = {}
     for group, test in (("BOY", wanted // 2), ("DMD", wanted - wanted // 2)):
         boys = cohort.where(centre=SITE, group=group)
