@@ -56,6 +56,7 @@ def data(tmp_path: Path) -> Path:
         "anna,anna,bssfp,A,anna.nii.gz,anna_labels.nii.gz,crossbeat,0,2,train,mine",
         f"bert,bert,bssfp,B,{frames},1=bert_labels.nii.gz,tens,1,,test,",
         "anna,anna_lge,lge,A,bert_0.nii.gz,,,,,,",
+        "carl,late,t2,A,anna.nii.gz,,,4,,,",  # its frames are counted from 1
     )
     return folder
 
@@ -204,7 +205,12 @@ def test_lines_fade_from_end_diastole_on_and_go_from_the_blood_where_it_is_known
 ) -> None:
     out = tmp_path / "out"
     tag(data / "cohort.csv", out, fade=True, contrast="none")
-    assert "scans that do not say how far apart their frames are: 1" in capsys.readouterr().err  # bert
+    said = capsys.readouterr().err  # of bert
+    assert "scans that do not say how far apart their frames are: 1" in said
+    assert (
+        "scans of which not all frames are labelled: 1; blood fades there as the wall does; `crossbeat"
+        in said
+    )
     anna, bert = (image_of(out, scan) for scan in ("anna", "bert"))
     wall, blood = heart()[0] == Structure.MYO, heart()[0] == Structure.LV
     assert (np.diff([frame[wall].std() for frame in anna]) < 0).all()
@@ -267,8 +273,14 @@ def test_each_scan_is_tagged_as_it_would_be_alone_and_by_its_seed(data: Path, tm
 
 
 @pytest.mark.slow
-def test_a_threshold_does_not_come_and_go_with_the_labels(data: Path, tmp_path: Path) -> None:
+def test_a_threshold_does_not_come_and_go_with_the_labels(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tag(data / "cohort.csv", tmp_path / "out", contrast="power0.4_myo", seed=3)
+    assert "labelled: 1; the contrast is that of the power alone; `crossbeat" in capsys.readouterr().err
+    quantiles = {scan: line["quantile"] for scan, line in lines_of(tmp_path / "out").items()}
+    assert quantiles["anna_tagged"]
+    assert not quantiles["bert_tagged"]
     bert = image_of(tmp_path / "out", "bert")
     for t in range(1, FRAMES):
         np.testing.assert_array_equal(bert[t], bert[0])
@@ -326,6 +338,10 @@ def test_what_cannot_be_asked_is_refused_before_a_folder_is_made(
             r"tags 3.5 apart \(3.5 to 10.5, as it is varied\) on pixels of 2.5",
         ),
         ({"fade": True, "where": "scan=anna_lge"}, "scan 'anna_lge': has one frame, so nothing fades"),
+        (
+            {"where": "scan=late"},
+            "scan 'late': ed_frame is 4, but the scan has 4 frames; frames count from 0",
+        ),
     ],
 )
 def test_scans_that_cannot_be_tagged_are_named_and_leave_nothing(

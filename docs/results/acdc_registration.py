@@ -50,7 +50,7 @@ from crossbeat.training import Run
 HERE: Final = Path(__file__).parent
 FOLDS: Final = 4
 SEED: Final = 0
-NONE, DEMONS, SPLINE, OURS = SIDES = ("no registration", "demons", "B-spline", "ours")
+NONE, DEMONS, SPLINE, OURS = ("no registration", "demons", "B-spline", "ours")
 STAND_IN: Final = "1.5x1.5x10"
 """Voxels (x, y, z in mm) that 39 of these 41 scans say they have; their true ones were lost before we got them."""
 

@@ -13,7 +13,7 @@ from crossbeat.case import Case
 from crossbeat.cohort import Cohort, Row, read_cohort
 from crossbeat.data.predictions import open_input, open_predictions, prediction_reader, prediction_writer
 from crossbeat.data.reading import reader
-from crossbeat.errors import CaseError, FileError, RunError
+from crossbeat.errors import CaseError, FileError, RunError, SettingsError
 
 
 def scans(folder: Path, names: str = "abc") -> Cohort:
@@ -107,6 +107,13 @@ def test_two_files_that_would_be_one_scan_are_refused_by_name(
         trees.save(tmp_path / "in" / name, trees.grey(trees.heart(), 0))
     with pytest.raises(FileError, match=words):
         open_input(tmp_path / "in", tmp_path / "out", "")
+
+
+def test_a_sequence_beside_a_cohort_is_refused_with_the_option_that_chooses(tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"--sequence lge: a cohort.csv says itself .* --where sequence=lge"
+    ):
+        open_input(tmp_path / "cohort.csv", tmp_path / "out", "lge")
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:

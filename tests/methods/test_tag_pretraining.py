@@ -157,7 +157,8 @@ def test_an_odd_update_is_cine_s_and_a_share_must_be_whole_rounds() -> None:
     odd = settings_of(strategy="physics", target_labels="train", pretraining_steps=5)
     assert odd.parts == {"cine": 3, "tags": 2, "target": 2}
     with pytest.raises(
-        SettingsError, match="pretraining_steps, on cine: 15 are no whole number of rounds of 10"
+        SettingsError,
+        match=r"updates on cine \(of pretraining_steps and steps\): 15 are no whole number",
     ):
         settings_of(strategy="physics", target_labels="train", pretraining_steps=30, steps_per_round=10)
 

@@ -98,6 +98,8 @@ class TaggedScan:
     line: TagLine
     timed: bool
     """Whether it says how far apart its frames are."""
+    drawn: bool
+    """Whether all its frames are labelled, so that labels could take part."""
     look: Look | None
 
 
@@ -167,13 +169,24 @@ def tag_cohort(
 
 def remarks(scans: Sequence[TaggedScan], task: Task) -> list[str]:
     """What there is to know of the scans that were tagged."""
-    fading, untimed = task.simulation.fading, sum(not scan.timed for scan in scans)
-    if fading is None or not untimed:
-        return []
-    return [
-        f"scans that do not say how far apart their frames are: {untimed}; their lines fade as over frames "
-        f"{fading.tr_ms:g} ms apart; set frame_interval_ms, where ED and ES alone are there too"
-    ]
+    said, simulation = [], task.simulation
+    fading, untimed = simulation.fading, sum(not scan.timed for scan in scans)
+    if fading is not None and untimed:
+        said.append(
+            f"scans that do not say how far apart their frames are: {untimed}; their lines fade as over frames "
+            f"{fading.tr_ms:g} ms apart; set frame_interval_ms, where ED and ES alone are there too"
+        )
+    lost = []
+    if fading is not None and fading.blood_t1_ms is not None:
+        lost.append("blood fades there as the wall does")
+    if simulation.contrast == "power0.4_myo":
+        lost.append("the contrast is that of the power alone")
+    if lost and (partly := sum(not scan.drawn for scan in scans)):
+        said.append(
+            f"scans of which not all frames are labelled: {partly}; {' and '.join(lost)}; `crossbeat propagate` "
+            "carries labels to all frames"
+        )
+    return said
 
 
 def write_results(
@@ -216,7 +229,7 @@ def _tag_scan(row: Row, cohort: Cohort, task: Task, *, pictured: bool) -> Tagged
     [image] = _files_of(name, task.out)
     place(image.resolve(), task.out.resolve())  # refuses a name that cannot stand in a cohort.csv
     case = cohort.read(row)
-    _check(case, task)
+    _check(row, case, task)
     field = None if task.motion is None else _read_field(row, case, task.motion)
     generator = torch.Generator().manual_seed(_seed(task.seed, row.scan))
     tags = draw(task.simulation, 1, generator)
@@ -232,12 +245,16 @@ def _tag_scan(row: Row, cohort: Cohort, task: Task, *, pictured: bool) -> Tagged
     new = replace(
         row, scan=name, sequence="tagged", image=str(image.resolve()), further=_further(row, line, task)
     )
-    return TaggedScan(
-        new, line, interval is not None, _look(case, tagged, row.scan, laid) if pictured else None
-    )
+    look = _look(case, tagged, row.scan, laid) if pictured else None
+    return TaggedScan(new, line, timed=interval is not None, drawn=subject.labels is not None, look=look)
 
 
-def _check(case: Case, task: Task) -> None:
+def _check(row: Row, case: Case, task: Task) -> None:
+    if row.ed_frame is not None and row.ed_frame >= case.frames:
+        raise CaseError(
+            case.id,
+            f"ed_frame is {row.ed_frame}, but the scan has {case.frames} frames; frames count from 0 in the cohort.csv",
+        )
     try:
         task.simulation.check_spacing(_pixel(case, task.unit))
     except SettingsError as error:
@@ -311,7 +328,7 @@ def _field_of(scan: str, folder: Path) -> Path:
 
 
 def _line(row: Row, subject: _Subject, task: Task) -> TagLine:
-    s, tags = task.simulation, subject.tags
+    s, tags, drawn = task.simulation, subject.tags, subject.labels is not None
     fading = s.fading
     tr_ms = subject.tr_ms if subject.tr_ms is not None or fading is None else fading.tr_ms
     across, phase = (_joined(part[0]) for part in (tags.across_deg, tags.phase_rad.rad2deg()))
@@ -327,9 +344,9 @@ def _line(row: Row, subject: _Subject, task: Task) -> TagLine:
         flip_deg=float(tags.flip_deg),
         train="-".join(map(str, s.train)),
         contrast=s.contrast,
-        quantile=float(tags.quantile) if s.contrast == "power0.4_myo" else None,
+        quantile=float(tags.quantile) if s.contrast == "power0.4_myo" and drawn else None,
         t1_ms=float(tags.t1_ms) if fading else None,
-        blood_t1_ms=float(tags.blood_t1_ms) if fading and subject.labels is not None else None,
+        blood_t1_ms=float(tags.blood_t1_ms) if fading and drawn else None,
         imaging_flip_deg=float(tags.imaging_flip_deg) if fading else None,
         tr_ms=tr_ms if fading else None,
         noise_sd=float(tags.noise_sd),

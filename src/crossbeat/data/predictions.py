@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from crossbeat.cohort import Cohort, Row, read_cohort, write_cohort
-from crossbeat.data.listing import nifti_files, place, stem
+from crossbeat.data.listing import add_conventions, nifti_files, place, stem
 from crossbeat.data.nifti import sidecar, write_labels
 from crossbeat.data.reading import read_grid, read_labels, reader
 from crossbeat.data.studies import index_dicom
@@ -48,6 +48,11 @@ def open_input(path: Path, out: Path, sequence: str) -> tuple[Cohort, tuple[str,
     these, a folder with neither, and files that would get one scan name raise `FileError`.
     """
     if path.suffix == ".csv":
+        if sequence:
+            raise SettingsError(
+                f"--sequence {sequence}: a cohort.csv says itself what its scans are; choose rows with "
+                f"--where sequence={sequence}"
+            )
         return read_cohort(path, reader), ()
     if path.is_file():
         if not path.name.endswith((".nii", ".nii.gz")):
@@ -140,7 +145,7 @@ def prediction_writer(folder: Path, cohort: Cohort, provenance: Mapping[str, Any
     rows = (kept | {row.scan: row for row in cohort}).values()
     write_cohort(replace(cohort, rows=tuple(rows)), folder / "cohort.csv")
     if conventions:
-        (folder / "conventions.yaml").write_text(yaml.safe_dump(conventions, sort_keys=False), "utf-8")
+        add_conventions(folder, conventions)
     return PredictionWriter(folder, cohort.folder, provenance)
 
 

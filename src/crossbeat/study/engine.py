@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Literal, cast
 
 from crossbeat.errors import SettingsError, did_you_mean
 from crossbeat.evaluation import read_scores
@@ -17,7 +17,6 @@ from crossbeat.study.local import Outcome, Told, run_locally
 from crossbeat.study.plan import Cell
 from crossbeat.training import Estimate, Run
 
-ENGINES: Final = ("local", "ray")
 Engine = Literal["local", "ray"]
 
 

@@ -48,7 +48,7 @@ class Replay(nn.Module):
         First the places are filled, and everything new is shown. `made` is this device's share of the global batch,
         as is the answer; every device must call. No gradient flows; nothing waits for the device.
         """
-        everyone = gather(made.detach().to(self.images.dtype))
+        everyone = of_all_devices(made.detach().to(self.images.dtype))
         count, capacity = len(everyone), len(self.images)
         generator = batch_generator(seed, step, REPLAY)
         swapped = (torch.rand(count, generator=generator) < SWAPPED).tolist()
@@ -66,7 +66,7 @@ class Replay(nn.Module):
         return torch.stack([shown[i] for i in share(torch.arange(count)).tolist()])
 
 
-def gather(images: Float[Tensor, "n c y x"]) -> Float[Tensor, "m c y x"]:
+def of_all_devices(images: Float[Tensor, "n c y x"]) -> Float[Tensor, "m c y x"]:
     """The global batch, of which every process has an equal run (`Stage.share`); one alone has all of it."""
     if not together():
         return images

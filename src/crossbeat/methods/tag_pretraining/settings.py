@@ -278,8 +278,8 @@ class Settings(Recipe):
             raise SettingsError(
                 f"pretraining_steps {self.pretraining_steps} leaves {part} no update; take 2 or more"
             )
-        setting = "steps" if part == "target" else "pretraining_steps"
-        return whole_rounds(f"{setting}, on {part}:", self.parts[part], self.steps_per_round)
+        name = f"updates on {part} (of pretraining_steps and steps):"
+        return whole_rounds(name, self.parts[part], self.steps_per_round)
 
     @property
     def cyclegan(self) -> CycleGan:
