@@ -1,4 +1,4 @@
-"""What the networks of paper 003 cost, as its Table 2: parameters, and those that learn; an epoch; one image.
+"""What the networks of Dhaene 2023 cost, as its Table 2: parameters, and those that learn; an epoch; one image.
 
 Counts the parameters that get a gradient from the published loss and from the one the paper describes (methods.md 4.1),
 times an update of training and the inference of one image at the paper's 256 pixels, with warm-up, and writes

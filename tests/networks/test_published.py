@@ -188,7 +188,7 @@ def test_dilated_resunet_refuses_other_dilations_and_norms() -> None:
     )
 
 
-# --- paper 001 ---------------------------------------------------------------------------------------
+# --- VoxelMorph label propagation ------------------------------------------------------------
 
 
 def test_unet_of_half_width_has_a_quarter_of_the_parameters() -> None:

@@ -140,7 +140,7 @@ SEGMENTERS: Final[Mapping[str, SegmenterEntry]] = {
     ),
     "unet": SegmenterEntry(
         build=_build_unet,
-        source="VoxelMorph label propagation on M&Ms (paper 001), after Ronneberger 2015",
+        source="VoxelMorph label propagation on M&Ms, after Ronneberger 2015",
         parameters=Published(7_762_564, in_channels=1, classes=4),
         divisor=unet.DIVISOR,
         minimum_side=unet.MINIMUM_SIDE,
@@ -148,7 +148,7 @@ SEGMENTERS: Final[Mapping[str, SegmenterEntry]] = {
     ),
     "dr_unet": SegmenterEntry(
         build=_build_dr_unet,
-        source="Vesal et al., as in MingxuanGu/Few-shot-UDA; paper 002 (Rahman, Gu 2023) cites DRU-net",
+        source="Vesal et al., as in MingxuanGu/Few-shot-UDA; Rahman, Gu 2023 cite DRU-net",
         parameters=Published(13_483_524, in_channels=3, classes=4),
         divisor=dr_unet.DIVISOR,
         minimum_side=dr_unet.MINIMUM_SIDE,
@@ -156,7 +156,7 @@ SEGMENTERS: Final[Mapping[str, SegmenterEntry]] = {
     ),
     "dru_net": SegmenterEntry(
         build=_build_dru_net,
-        source="Jafari et al. 2020 (ISBI), cited by Rahman, Gu 2023 (paper 002)",
+        source="Jafari et al. 2020 (ISBI), cited by Rahman, Gu 2023",
         parameters=Published(3_113_280, in_channels=1, classes=4),
         divisor=dru_net.DIVISOR,
         minimum_side=dru_net.MINIMUM_SIDE,

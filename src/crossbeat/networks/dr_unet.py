@@ -1,6 +1,6 @@
 """The dilated-residual U-Net of the Erlangen group: slices in, logits out, bottleneck features on request.
 
-Vesal et al.'s network, which Rahman, Gu 2023 (paper 002) almost surely trained. Where it is residual it
+Vesal et al.'s network, which Rahman, Gu 2023 almost surely trained. Where it is residual it
 concatenates: from the second encoder block on, the block's output and its input meet in a 1x1
 convolution. The released network also carries a 1x1 convolution in its first block that no data
 passes; it is not built here.

@@ -1,6 +1,6 @@
 """Jafari's DRU-net: slices in, one logit a class and pixel out.
 
-Jafari et al. 2020 ("DRU-Net", ISBI 2020), which Rahman, Gu 2023 (paper 002) cite: residual and dense
+Jafari et al. 2020 ("DRU-Net", ISBI 2020), which Rahman, Gu 2023 cite: residual and dense
 at once. Every encoder block adds its input and its own first convolution to its output, and then
 hands on the sum and the input side by side, so that channels double. The released code puts a ReLU
 on the logits, which forbids a negative one; it is left out.

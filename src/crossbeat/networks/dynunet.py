@@ -1,4 +1,4 @@
-"""MONAI's DynUNet as paper 003 builds it: slices in, one logit a class and pixel out.
+"""MONAI's DynUNet as Dhaene 2023 builds it: slices in, one logit a class and pixel out.
 
 Dhaene, Loecher, Wilson, Ennis 2023 (Bioengineering 10:166) call it nnU-Net: seven levels, residual
 blocks, instance normalisation, LeakyReLU 0.01, no deep supervision.

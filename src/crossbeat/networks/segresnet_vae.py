@@ -1,4 +1,4 @@
-"""MONAI's SegResNetVAE as paper 003 builds it: slices in, logits out, and the loss of its VAE on request.
+"""MONAI's SegResNetVAE as Dhaene 2023 builds it: slices in, logits out, and the loss of its VAE on request.
 
 Dhaene, Loecher, Wilson, Ennis 2023 (Bioengineering 10:166) call it ResNetVAE; the design is Myronenko's
 (2018, arXiv 1810.11654). The released training drops the VAE loss, and then nine parameters in ten

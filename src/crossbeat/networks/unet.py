@@ -1,4 +1,4 @@
-"""The 2-D U-Net of paper 001: slices in, one logit a class and pixel out.
+"""The 2-D U-Net of VoxelMorph label propagation: slices in, one logit a class and pixel out.
 
 Ronneberger 2015 in the form that the label propagation paper trains: 'same' padding, batch
 normalisation, four poolings, widths 32, 64, 128, 256 and 512 at the bottom.

@@ -1,6 +1,6 @@
 """Propagation: labels of two frames of a cine become labels of all, and a 2-D network learns from both kinds.
 
-Paper 001, VoxelMorph label propagation for the segmentation of short-axis cine on M&Ms, with the registration of
+VoxelMorph label propagation for the segmentation of short-axis cine on M&Ms, with the registration of
 Balakrishnan 2019 ("VoxelMorph", doi 10.1109/TMI.2019.2897538) and the stationary velocities of Dalca 2019. A
 registration learns, without labels or with few, to carry one frame of a patient to another; expert masks of end
 diastole (ED) and end systole (ES) are carried to the other frames; a U-Net learns from real and carried masks, and is

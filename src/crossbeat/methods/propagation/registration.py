@@ -1,7 +1,7 @@
 """The stage that learns the registration: two frames of a scan in, a velocity that carries one to the other out.
 
-Balakrishnan 2019 (VoxelMorph), intra-subject as paper 001 has it: image similarity + λ · smoothness of the velocity
-+ γ · (1 - Dice) of carried labels, the last where both frames have labels (methods.md 2.1 and 2.4).
+Balakrishnan 2019 (VoxelMorph), intra-subject as label propagation has it: image similarity + λ · smoothness of
+the velocity + γ · (1 - Dice) of carried labels, the last where both frames have labels (methods.md 2.1 and 2.4).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The settings of stylization: what paper 002 says, what the code it rests on does, and what we hold to be sound."""
+"""The settings of stylization: what Rahman, Gu 2023 say, what the code it rests on does, what we hold to be sound."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Tag pretraining: labelled cine is made to look tagged, a network learns from it, then from few tagged scans.
 
 Dhaene, Loecher, Wilson, Ennis 2023, "Myocardial Segmentation of Tagged Magnetic Resonance Images with Transfer Learning
-Using Generative Cine-To-Tagged Dataset Transformation" (Bioengineering 10:166; paper 003). Tags come from MR physics
+Using Generative Cine-To-Tagged Dataset Transformation" (Bioengineering 10:166). Tags come from MR physics
 (`synthetic.tagging`) or from a CycleGAN that learns from unpaired scans; a segmenter learns from cine, from the cine
 that now looks tagged, and last from the target's own labels. What ends as the segmenter is that network alone.
 

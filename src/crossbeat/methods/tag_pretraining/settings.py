@@ -1,4 +1,4 @@
-"""The settings of tag pretraining: what paper 003 says, what its code does, and what we hold to be sound."""
+"""The settings of tag pretraining: what Dhaene 2023 says, what its code does, and what we hold to be sound."""
 
 from __future__ import annotations
 
