@@ -335,15 +335,23 @@ def test_tag_steps_are_paired_where_both_arms_have_a_value(
     """Under seed 0 alone a gains 0.1 in both frames, b 0 and 0.1: 0.075 on the mean."""
     [row] = tag_scripts[1].differences(tag_frames, tag_scripts[1].PAIRS)[2:]
     assert row.startswith(
-        "| cine and lines by physics first | `scratch` | +0.075 | +0.075 | +0.075 | +0.075 |"
+        "| cine and lines by physics first | `scratch` | +0.075 | +0.075 | +0.075 | +0.075 | – |"
     )
+    twice = pd.concat([tag_frames, tag_frames[tag_frames["arm"] == "physics"].assign(seed=1)])
+    [row] = tag_scripts[1].differences(twice, tag_scripts[1].PAIRS)[2:]
+    assert "| +0.050 | 0: +0.075, 1: +0.025 |" in row  # under seed 1 the same beside 0.7 and 0.9, 0.8 and 0.6
 
 
 def test_arms_of_several_seeds_show_what_each_gave(
     tag_scripts: tuple[ModuleType, ModuleType], tag_frames: pd.DataFrame
 ) -> None:
     """MYO 0.7 and 0.75, LV 0.1 more, RV as MYO."""
-    assert tag_scripts[1].table_by_seed(tag_frames)[2:] == ["| `scratch` | 0.733 | 0.783 |"]
+    assert tag_scripts[1].table_by_seed(tag_frames)[2:] == ["| `scratch` | 0.733 (0.700) | 0.783 (0.750) |"]
+    alike = tag_scripts[1].of_common_seeds(tag_frames)
+    assert set(alike["arm"]) == {"scratch", "physics"}
+    assert set(alike["seed"]) == {0}
+    alone = tag_frames[tag_frames["arm"] == "scratch"]
+    assert len(tag_scripts[1].of_common_seeds(alone)) == len(alone)
 
 
 def few_labels(frames: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,9 @@ by_frame.png and by_labels.png there. Given the folder of the study it first kee
 dhaene2023/contours.csv.gz, what the evidence leaves out: HD95 of contours. Run from the repository root:
 `python docs/results/dhaene2023.py [OUT]`.
 
+Arms are laid beside one another under the seeds that all of them have; the tables by seed and of differences have the
+others too.
+
 A tagged scan has one slice. HD95 of a volume, which the evidence keeps, takes every pixel of one slice for its surface,
 and so comes out smaller than the paper's, which is of contours in 2-D.
 """
@@ -34,6 +37,7 @@ from tag_tables import (
     crossed,
     differences,
     frames_of,
+    of_common_seeds,
     table_by_frame,
     table_by_seed,
 )
@@ -367,28 +371,29 @@ def main(words: Sequence[str]) -> None:
     if undefined := int(frames[["dice", "hd95"]].isna().to_numpy().sum()):
         print(f"{undefined} values of frames are undefined, both masks being empty, and are in no mean.\n")
     seeds = frames.groupby("arm", sort=False)["seed"].nunique()
+    alike = of_common_seeds(frames)
     seconds = evidence.cells.groupby("arm", sort=False)["wall_seconds"].mean()
     parts = [
-        ["Dice", "", *table_3(frames, evidence.study, "dice", training)],
+        ["Dice", "", *table_3(alike, evidence.study, "dice", training)],
         [
             "HD95, mm: "
             + ("of contours, in 2-D" if contours is not None else "of one-slice volumes, not the paper's"),
             "",
-            *table_3(frames, evidence.study, "hd95", training),
+            *table_3(alike, evidence.study, "hd95", training),
         ],
-        table_4(frames, evidence.study),
-        table_by_labels(frames),
+        table_4(alike, evidence.study),
+        table_by_labels(alike),
         table_by_seed(frames),
         differences(frames, PAIRS),
-        table_by_frame(frames, STRATEGIES),
-        table_by_group(frames),
+        table_by_frame(alike, STRATEGIES),
+        table_by_group(alike),
         [
             *head(("Arm", "Seeds", "Seconds a training")),
             *(line_of(f"`{arm}`", f"{seeds[arm]}", f"{seconds[arm]:.0f}") for arm in seeds.index),
         ],
     ]
-    draw(frames, HERE / "by_frame.png")
-    draw_by_labels(frames, HERE / "by_labels.png")
+    draw(alike, HERE / "by_frame.png")
+    draw_by_labels(alike, HERE / "by_labels.png")
     print("\n\n".join("\n".join(lines) for lines in parts))
 
 

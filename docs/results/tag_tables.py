@@ -65,13 +65,27 @@ def by_patient(frames: pd.DataFrame, metric: str) -> pd.Series[float]:
 
 
 def table_by_seed(frames: pd.DataFrame) -> list[str]:
-    """Dice of each seed, mean of structures and patients, of the arms that have several; empty where none has."""
-    means = frames.groupby(["arm", "seed"], sort=False)["dice"].mean().unstack("seed").sort_index(axis=1)
+    """Dice of each seed, of the arms that have several; empty where none has.
+
+    The mean of structures and patients, and that of the myocardium in brackets.
+    """
+    means, walls = (
+        rows.groupby(["arm", "seed"], sort=False)["dice"].mean().unstack("seed").sort_index(axis=1)
+        for rows in (frames, frames[frames["structure"] == "MYO"])
+    )
     several = means[means.notna().sum(axis=1) > 1]
     lines = head(("Arm", *(f"seed {seed}" for seed in means))) if len(several) else []
     for arm, values in several.iterrows():
-        lines.append(line_of(f"`{arm}`", *("–" if math.isnan(v) else f"{v:.3f}" for v in values)))
+        both = zip(values, walls.loc[arm], strict=True)
+        lines.append(line_of(f"`{arm}`", *("–" if math.isnan(v) else f"{v:.3f} ({w:.3f})" for v, w in both)))
     return lines
+
+
+def of_common_seeds(frames: pd.DataFrame) -> pd.DataFrame:
+    """The frames of the seeds that every arm has, under which arms can be laid side by side; all where there is none."""
+    each = frames.groupby("arm")["seed"].agg(set)
+    common = set.intersection(*each)
+    return frames[frames["seed"].isin(common)] if common else frames
 
 
 def crossed(frames: pd.DataFrame, metric: str) -> NDArray[np.float64]:
@@ -83,7 +97,8 @@ def crossed(frames: pd.DataFrame, metric: str) -> NDArray[np.float64]:
 def differences(frames: pd.DataFrame, asked_of: Mapping[tuple[str, str], str]) -> list[str]:
     """What each step adds in Dice over the patients and seeds that both arms have; p by Wilcoxon, and Holm over all.
 
-    The interval is of the mean of structures, by bootstrap over patients and seeds.
+    The interval is of the mean of structures, by bootstrap over patients and seeds; "by seed" has that mean under each,
+    where there are several.
     """
     there, found = set(frames["arm"]), []
     for (arm, without), asked in asked_of.items():
@@ -94,17 +109,18 @@ def differences(frames: pd.DataFrame, asked_of: Mapping[tuple[str, str], str]) -
             found.append((asked, without, both))
     more = [by_patient(both, "more") for _, _, both in found]
     p = [wilcoxon(m, np.zeros(len(m)), list(m.index)).p for m in more]
-    lines = head(("What is added", "to", *STRUCTURES, "mean", "95 % interval", "p", "Holm's p"))
+    lines = head(("What is added", "to", *STRUCTURES, "mean", "by seed", "95 % interval", "p", "Holm's p"))
     for (asked, without, both), mean, one, corrected in zip(found, more, p, holm(p), strict=True):
         each = [signed(by_patient(both[both["structure"] == s], "more").mean()) for s in STRUCTURES]
         low, high = crossed_interval(crossed(both, "more"))
-        interval = f"{signed(low)} to {signed(high)}"
-        lines.append(
-            line_of(
-                asked, f"`{without}`", *each, signed(mean.mean()), interval, p_value(one), p_value(corrected)
-            )
-        )
+        told = (signed(mean.mean()), _by_seed(both), f"{signed(low)} to {signed(high)}")
+        lines.append(line_of(asked, f"`{without}`", *each, *told, p_value(one), p_value(corrected)))
     return lines
+
+
+def _by_seed(both: pd.DataFrame) -> str:
+    means = both.groupby("seed")["more"].mean()
+    return ", ".join(f"{seed}: {signed(value)}" for seed, value in means.items()) if len(means) > 1 else "–"
 
 
 def _arm(frames: pd.DataFrame, arm: str) -> pd.DataFrame:

@@ -262,6 +262,23 @@ def test_select_takes_the_round_it_names(tmp_path: Path, select: Any, best: int,
     assert logged(run)[-1]["round"] == best
 
 
+def test_what_a_stage_has_not_learnt_in_the_end_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Parted(Scored):
+        def validate(self) -> dict[str, float]:
+            source, target = self.scores[self.current_epoch]
+            return {"dice_source": source, "dice_target_myo": target, "dice_target_rv": math.nan}
+
+    for name, target, told in (("late", [0.0, 0.2], False), ("lost", [0.2, 0.009], True)):
+        run = quiet_run(tmp_path / name)
+        run.open({}, COHORT, "toy")
+        fit(Parted(run, [0.5, 0.6], target), rounds=2, steps_per_round=1)
+        said = capsys.readouterr().err
+        assert ("stage scored: ends with dice_target_myo below 0.01 on validation scans" in said) == told
+        assert "dice_target_rv" not in said, "what no scan shows is not lost"
+
+
 def test_the_best_round_survives_a_stop(tmp_path: Path) -> None:
     run = quiet_run(tmp_path)
     run.open({}, COHORT, "toy")

@@ -20,6 +20,8 @@ from crossbeat.training.schedules import Plateau
 from crossbeat.training.stage import Stage
 
 _NOTE_WIDTH: Final = 60
+_NOTHING: Final = 0.01
+"""Dice below which a structure counts as not learnt at all."""
 
 
 class Rounds(Callback):
@@ -79,6 +81,7 @@ class Rounds(Callback):
         self._write(step, numbers | measured)
         self._lower_at_plateaus(trainer, stage, measured)
         self.done += 1
+        self._tell_what_was_not_learnt(stage, measured)
         self._choose(stage, measured)
         trainer.save_checkpoint(self.folder / "checkpoints" / "last.ckpt")
         self._remove_worse()
@@ -147,6 +150,15 @@ class Rounds(Callback):
             self.best = {"round": self.done, "value": value}
             if self.run.writes:
                 checkpoints.save(stage.chosen_state(), best_file(self.folder, self.done))
+
+    def _tell_what_was_not_learnt(self, stage: Stage, measured: Mapping[str, float]) -> None:
+        """At the end of a stage: a structure may be given up early in a training that looks well otherwise."""
+        lost = [name for name, value in measured.items() if name.startswith("dice_") and value < _NOTHING]
+        if lost and self.done == self.rounds:
+            self.run.note(
+                f"stage {stage.name}: ends with {' and '.join(lost)} below {_NOTHING:g} on validation scans: "
+                "not learnt; try another --seed, other scans to begin with, or a longer training"
+            )
 
     def _wanted(self, stage: Stage, measured: Mapping[str, float], name: str, who: str) -> float:
         if name not in measured:
