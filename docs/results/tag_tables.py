@@ -82,7 +82,7 @@ def table_by_seed(frames: pd.DataFrame) -> list[str]:
 
 
 def of_common_seeds(frames: pd.DataFrame) -> pd.DataFrame:
-    """The frames of the seeds that every arm has, under which arms can be laid side by side; all where there is none."""
+    """The frames of the seeds that every arm has, so that arms can be laid side by side; all where there is none."""
     each = frames.groupby("arm")["seed"].agg(set)
     common = set.intersection(*each)
     return frames[frames["seed"].isin(common)] if common else frames
