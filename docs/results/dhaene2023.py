@@ -98,6 +98,7 @@ PAIRS: Final = {
     ("cyclegan_constant", "scratch_constant"): "cine and likeness first, as many updates on labels",
     ("scratch", "scratch_no_shape_loss"): "the shape-aware loss",
     ("scratch_vae", "scratch"): "the VAE's loss",
+    ("scratch_xavier", "scratch"): "initial weights by Xavier",
     ("scratch_random_contrast", "scratch"): "random contrast",
     ("cine_5_percent", "scratch_5_percent"): "cine first, 5 % of the labels",
     ("physics_5_percent", "scratch_5_percent"): "cine and lines first, 5 % of the labels",
