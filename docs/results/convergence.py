@@ -6,7 +6,8 @@ the table. As well: as scratch's best validation Dice (the paper's claim, 6 time
 
 Each stage has a one-cycle schedule of its own, and every schedule ends at its best: where scratch has twice as many
 updates on labels as the others, as under matched updates, the last level says little more than that. Arms called
-constant have a constant learning rate and equally many updates on labels; they are the answer, and the figure's.
+constant have a constant learning rate and equally many updates on labels; they are the answer, and the figure's. Of
+either kind the seeds that all its arms have are shown; the kept curves are of all.
 
 Run from the repository root: `python docs/results/convergence.py [OUT]`; `--help` tells of other studies.
 """
@@ -27,6 +28,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 from study_tables import head, line_of
+from tag_tables import of_common_seeds
 
 from crossbeat.errors import FileError, RunError
 from crossbeat.report.svg import SERIES
@@ -220,8 +222,8 @@ def main() -> None:
     if not (folder / "curves.csv").exists():
         raise FileError(folder / "curves.csv", "does not exist; name the folder of a study, which makes it")
     curves = pd.read_csv(folder / "curves.csv")
-    constant = curves[curves["arm"].isin(CONSTANT)]
-    matched = curves[~curves["arm"].isin(CONSTANT)]
+    constant = of_common_seeds(curves[curves["arm"].isin(CONSTANT)])
+    matched = of_common_seeds(curves[~curves["arm"].isin(CONSTANT)])
     groups = {"scratch_constant": constant, "scratch": matched}
     found = {reference: convergence(part, reference) for reference, part in groups.items() if len(part)}
     if not any(found.values()):

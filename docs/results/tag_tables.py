@@ -84,7 +84,7 @@ def table_by_seed(frames: pd.DataFrame) -> list[str]:
 def of_common_seeds(frames: pd.DataFrame) -> pd.DataFrame:
     """The frames of the seeds that every arm has, so that arms can be laid side by side; all where there is none."""
     each = frames.groupby("arm")["seed"].agg(set)
-    common = set.intersection(*each)
+    common = set.intersection(*each) if len(each) else set()
     return frames[frames["seed"].isin(common)] if common else frames
 
 
