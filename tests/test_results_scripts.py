@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -597,6 +597,22 @@ def test_the_parts_of_a_cell_are_told_from_its_log(
     assert module.seconds_of(cell) == spent
     module.main([str(tmp_path)])
     assert "| `cine/seed-0` | 30 | 135 | 6 | 10 | 3 | 36% |" in capsys.readouterr().out
+
+
+def test_a_pixel_is_silent_where_no_feature_of_the_last_layer_is_left(
+    load_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two features, the image and what it lacks to -1, both rectified: silent at -1 alone, where both are 0."""
+    monkeypatch.syspath_prepend(str(RESULTS))
+    script = load_script("results/silent_features")
+    first, last = torch.nn.Conv2d(1, 2, 1), torch.nn.Conv2d(2, 4, 1)
+    with torch.no_grad():
+        first.weight[:, 0, 0, 0] = torch.tensor([1.0, -1.0])
+        first.bias[:] = torch.tensor([0.0, -1.0])
+    network = torch.nn.Sequential(first, torch.nn.ReLU(), last)
+    heard = script.Heard(SimpleNamespace(network=network, structures=(1, 2, 3)))
+    network(torch.tensor([[[[-2.0, -1.0], [0.5, 3.0]]]]))
+    assert heard.chunks[0].tolist() == [[[True, False], [True, True]]]
 
 
 def test_styles_of_acdc_are_compared_patient_by_patient(
