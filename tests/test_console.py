@@ -27,7 +27,7 @@ def test_of_failures_that_differ_in_the_scan_alone_three_are_shown_and_how_many_
     console.complain_of([*single[:2], *other, *single[2:]])
     assert capsys.readouterr().err.splitlines() == [
         *(f"error: {text}" for text in single[:3]),
-        "error: 2 more scans alike, the last of them: scan 'e': has one frame",
+        "error: 2 more scans alike: d, e",
         *(f"error: {text}" for text in other),
     ]
     console.complain_of(single[:4])  # the fourth takes no more room than saying that there is one more

@@ -347,11 +347,14 @@ def test_arms_of_several_seeds_show_what_each_gave(
 ) -> None:
     """MYO 0.7 and 0.75, LV 0.1 more, RV as MYO."""
     assert tag_scripts[1].table_by_seed(tag_frames)[2:] == ["| `scratch` | 0.733 (0.700) | 0.783 (0.750) |"]
-    alike = tag_scripts[1].of_common_seeds(tag_frames)
+    alike = tag_scripts[1].of_common_seeds(tag_frames, ["scratch", "physics", "cine"])
     assert set(alike["arm"]) == {"scratch", "physics"}
     assert set(alike["seed"]) == {0}
     alone = tag_frames[tag_frames["arm"] == "scratch"]
-    assert len(tag_scripts[1].of_common_seeds(alone)) == len(alone)
+    assert len(tag_scripts[1].of_common_seeds(tag_frames, ["scratch"])) == len(alone)
+    apart = pd.concat([alone, alone.assign(arm="physics", seed=2)])
+    with pytest.raises(RunError, match=r"no seed in common: physics \[2\], scratch \[0, 1\]; train one"):
+        tag_scripts[1].of_common_seeds(apart, ["scratch", "physics"])
 
 
 def few_labels(frames: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Splits: whole subjects, each stratum's share, and none that leaves nobody to train."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -37,7 +38,7 @@ def test_a_split_that_leaves_nobody_to_train_is_refused(many: Callable[..., Coho
         folds(many(), 21)
 
 
-@pytest.mark.parametrize("wanted", [2.5, -1, 1.01])
+@pytest.mark.parametrize("wanted", [2.5, -1, 1.01, math.nan, math.inf])
 def test_parts_of_subjects_are_refused(wanted: float, many: Callable[..., Cohort]) -> None:
     with pytest.raises(
         CohortError, match=rf"validation {wanted:g}: is neither a number of subjects nor a share"

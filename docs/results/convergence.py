@@ -222,8 +222,8 @@ def main() -> None:
     if not (folder / "curves.csv").exists():
         raise FileError(folder / "curves.csv", "does not exist; name the folder of a study, which makes it")
     curves = pd.read_csv(folder / "curves.csv")
-    constant = of_common_seeds(curves[curves["arm"].isin(CONSTANT)])
-    matched = of_common_seeds(curves[~curves["arm"].isin(CONSTANT)])
+    constant = of_common_seeds(curves, CONSTANT)
+    matched = of_common_seeds(curves, set(curves["arm"]) - set(CONSTANT))
     groups = {"scratch_constant": constant, "scratch": matched}
     found = {reference: convergence(part, reference) for reference, part in groups.items() if len(part)}
     if not any(found.values()):

@@ -243,6 +243,12 @@ def arm_of(strategy: str, share: int) -> str:
     return {0: f"{strategy}_no_labels", 100: strategy}.get(share, f"{strategy}_{share}_percent")
 
 
+BESIDE: Final = {
+    *TABLE_3, *TABLE_4.values(), *(arm_of(strategy, share) for strategy in STRATEGIES for share in SHARES),
+}  # fmt: skip
+"""Arms that are laid side by side, under the seeds that all of them have."""
+
+
 def by_labels(frames: pd.DataFrame) -> pd.DataFrame:
     """Dice, mean of structures: a line a strategy, share of the labels, patient and seed that is there."""
     mean = frames.groupby(["arm", "seed", "subject", "frame"], as_index=False)["dice"].mean()
@@ -372,7 +378,7 @@ def main(words: Sequence[str]) -> None:
     if undefined := int(frames[["dice", "hd95"]].isna().to_numpy().sum()):
         print(f"{undefined} values of frames are undefined, both masks being empty, and are in no mean.\n")
     seeds = frames.groupby("arm", sort=False)["seed"].nunique()
-    alike = of_common_seeds(frames)
+    alike = of_common_seeds(frames, BESIDE)
     seconds = evidence.cells.groupby("arm", sort=False)["wall_seconds"].mean()
     parts = [
         ["Dice", "", *table_3(alike, evidence.study, "dice", training)],

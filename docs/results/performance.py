@@ -48,7 +48,7 @@ def number(value: float) -> str:
 
 
 def table(record: Mapping[str, Any]) -> Iterator[str]:
-    """A comparison a line: the median ratio over turns (their quartiles), and what was aimed at."""
+    """A line each: the ratio (quartiles over turns), and what was aimed at; of older records the medians' ratio."""
     yield f"{record['title']}. {record['machine']}"
     yield ""
     yield from head(("What", "Against", "Ours", "Theirs", "", "Ratio", "Aim"))

@@ -1,9 +1,9 @@
 """Where a segmenter's last layer hears nothing: the share of each structure's pixels at which all its features are 0.
 
-A network of rectified features that gives up a structure early may be left without any feature there: what it says is
-then the last layer's bias, and no gradient comes back from those pixels. Of every finished cell of the arms named this
-segments the tested target scans, in the window about the true heart, and prints a row: Dice of the myocardium and the
-RV, and those shares. Run from the repository root:
+For networks whose last layer takes rectified features, as SegResNetVAE. One that gives up a structure early may be left
+without any feature there: what it says is then the last layer's bias, and no gradient comes back from those pixels. Of
+every finished cell of the arms named this segments the tested target scans, in the window about the true heart, and
+prints a row: Dice of each structure, and those shares. Run from the repository root:
 `python docs/results/silent_features.py OUT ARM ...`.
 """
 
@@ -64,7 +64,8 @@ def silent(cell: Path) -> dict[str, list[float]]:
         quiet = ~torch.cat(heard.chunks)
         for structure in SHOWN:
             ours, theirs = predicted == structure, case.labels == structure
-            dice = 2 * (ours & theirs).sum() / max(ours.sum() + theirs.sum(), 1)
+            size = ours.sum() + theirs.sum()
+            dice = 2 * (ours & theirs).sum() / size if size else np.nan
             found.setdefault(f"dice {structure.name}", []).append(float(dice))
             share = quiet[cut == structure].float().mean()
             found.setdefault(f"silent {structure.name}", []).append(float(share))
@@ -85,7 +86,7 @@ def main(words: Sequence[str]) -> None:
     lines = head(("Arm", "Seed", *names))
     for arm, seed, cell in cells:
         found = silent(cell)
-        lines.append(line_of(f"`{arm}`", f"{seed}", *(f"{np.mean(found[name]):.3f}" for name in names)))
+        lines.append(line_of(f"`{arm}`", f"{seed}", *(f"{np.nanmean(found[name]):.3f}" for name in names)))
     print("\n".join(lines))
 
 

@@ -6,7 +6,7 @@ What dhaene2023.py and moving_tags.py share. Every frame of a scan counts alike,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -81,11 +81,18 @@ def table_by_seed(frames: pd.DataFrame) -> list[str]:
     return lines
 
 
-def of_common_seeds(frames: pd.DataFrame) -> pd.DataFrame:
-    """The frames of the seeds that every arm has, so that arms can be laid side by side; all where there is none."""
-    each = frames.groupby("arm")["seed"].agg(set)
+def of_common_seeds(frames: pd.DataFrame, arms: Collection[str]) -> pd.DataFrame:
+    """The rows of these arms, of the seeds that each that is there has, so that they can be laid side by side.
+
+    Seeds that share no arm raise `RunError`.
+    """
+    own = frames[frames["arm"].isin(arms)]
+    each = own.groupby("arm")["seed"].agg(set)
     common = set.intersection(*each) if len(each) else set()
-    return frames[frames["seed"].isin(common)] if common else frames
+    if len(each) and not common:
+        told = ", ".join(f"{arm} {sorted(seeds)}" for arm, seeds in each.items())
+        raise RunError(f"these arms have no seed in common: {told}; train one with a seed of the others")
+    return own[own["seed"].isin(common)]
 
 
 def crossed(frames: pd.DataFrame, metric: str) -> NDArray[np.float64]:

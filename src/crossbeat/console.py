@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 _WIDTH_OF_A_FILE = 120  # characters, where output goes to no terminal
-_NAMED = re.compile(r"^scan (['\"]).*?\1: ")
+_NAMED = re.compile(r"^scan (['\"])(.*?)\1: ")
 _ALIKE = 3  # errors that are shown whole, of those that differ in the scan's name alone
 _SECONDS_BETWEEN_LINES = 60.0  # of what is at work, in a log
 
@@ -142,16 +142,19 @@ def complain(text: str) -> None:
 
 
 def complain_of(failures: Iterable[str]) -> None:
-    """Errors of many scans, on stderr: of those that differ in the scan's name alone three, and how many more."""
-    alike: dict[str, list[str]] = {}
+    """Errors of many scans, on stderr: of those that differ in the scan's name alone three whole, then the names."""
+    alike: dict[str, list[tuple[str, str]]] = {}
     for failure in failures:
-        alike.setdefault(_NAMED.sub("", failure), []).append(failure)
+        named = _NAMED.match(failure)
+        key, name = (failure[named.end() :], named[2]) if named else (failure, "")
+        alike.setdefault(key, []).append((failure, name))
     for group in alike.values():
-        few = len(group) <= _ALIKE + 1
-        for failure in group if few else group[:_ALIKE]:
+        names = [name for _, name in group[_ALIKE:] if name]
+        whole = group if len(names) < 2 else group[:_ALIKE]
+        for failure, _ in whole:
             complain(failure)
-        if not few:
-            complain(f"{len(group) - _ALIKE} more scans alike, the last of them: {group[-1]}")
+        if len(names) > 1:
+            complain(f"{len(names)} more scans alike: {', '.join(names)}")
 
 
 def warn(text: str) -> None:

@@ -18,7 +18,7 @@ def count_subjects(wanted: float, of: int, name: str) -> int:
     """
     if 0 < wanted < 1:
         return round(wanted * of)
-    if wanted != int(wanted) or wanted < 0:
+    if not float(wanted).is_integer() or wanted < 0:
         raise CohortError(f"{name} {wanted:g}: is neither a number of subjects nor a share of them, below 1")
     return int(wanted)
 

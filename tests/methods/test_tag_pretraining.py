@@ -398,7 +398,7 @@ def test_the_cyclegan_sees_unlabelled_cine_and_nobody_who_is_tested(cohort: Coho
         ),
         (
             {"translator": "nowhere", "simulated": {"scan": "s2_bssfp"}},
-            "and simulated scans are tagged, so it would be physics; say strategy: cyclegan, or leave translator",
+            "so it would be physics; say strategy: cyclegan and leave simulated out, or leave translator out",
         ),
     ],
 )

@@ -183,8 +183,8 @@ def remarks(scans: Sequence[TaggedScan], task: Task) -> list[str]:
         lost.append("the contrast is that of the power alone")
     if lost and (partly := sum(not scan.drawn for scan in scans)):
         said.append(
-            f"scans of which not all frames are labelled: {partly}; {' and '.join(lost)}; `crossbeat propagate` "
-            "carries labels to all frames"
+            f"scans of which not all frames are labelled: {partly}; {' and '.join(lost)}; where some frame is, "
+            "`crossbeat propagate` carries labels to all"
         )
     return said
 

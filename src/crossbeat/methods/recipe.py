@@ -98,9 +98,11 @@ class Recipe(BaseModel, extra="forbid", frozen=True):
     @field_validator("target_labelled")
     @classmethod
     def _refuse_parts_of_subjects(cls, given: int | float | None) -> int | float | None:
+        if isinstance(given, float) and given > 1 and given.is_integer():
+            return int(given)
         if isinstance(given, float) and given >= 1:
             raise ValueError(
-                f"{given} is neither a number of subjects, as 1 or 5 is, nor a share of them, below 1; null is all"
+                f"{given} is no number of subjects, as 1 or 5 is, and no share below 1; null is all"
             )
         return given
 

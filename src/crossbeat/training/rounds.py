@@ -153,11 +153,13 @@ class Rounds(Callback):
 
     def _tell_what_was_not_learnt(self, stage: Stage, measured: Mapping[str, float]) -> None:
         """At the end of a stage: a structure may be given up early in a training that looks well otherwise."""
-        lost = [name for name, value in measured.items() if name.startswith("dice_") and value < _NOTHING]
-        if lost and self.done == self.rounds:
+        lost = [name for name in stage.must_learn() if measured.get(name, math.nan) < _NOTHING]
+        if (
+            lost and self.done == self.rounds and self.watched is None
+        ):  # else another round's weights may stay
             self.run.note(
                 f"stage {stage.name}: ends with {' and '.join(lost)} below {_NOTHING:g} on validation scans: "
-                "not learnt; try another --seed, other scans to begin with, or a longer training"
+                "not learnt; try another --seed, other initial weights, or a longer training"
             )
 
     def _wanted(self, stage: Stage, measured: Mapping[str, float], name: str, who: str) -> float:

@@ -67,6 +67,13 @@ class Stage(pl.LightningModule):
         """
         return {}
 
+    def must_learn(self) -> Sequence[str]:
+        """Names of `validate` that are far above 0 once anything is learnt, as Dice by structure on learnt labels.
+
+        `fit` says at the end of the stage which of them are not.
+        """
+        return ()
+
     def averaged(self) -> Sequence[nn.Module]:
         """The networks whose weights EMA averages: all of the stage's, unless a subclass names some.
 

@@ -127,6 +127,9 @@ class Segmentation(Stage):
                 losses.append(self._bank_loss(bank))
         return found | ({"loss_validation": sum(losses) / len(losses)} if losses else {})
 
+    def must_learn(self) -> list[str]:
+        return [f"dice_{part}_{s.name.lower()}" for part in self.watched for s in TRAINED]
+
     @property
     def watched(self) -> list[str]:
         """The validation splits whose masks may steer the learning rate."""

@@ -316,9 +316,10 @@ def _refuse_vain(strategy: str, settings: Settings) -> None:
     given = "translator" if settings.translator else "translate_from" if settings.translate_from else ""
     if given and strategy != "cyclegan":
         why = "simulated scans are" if settings.simulated else "the target is"
+        beside = " and leave simulated out" if settings.simulated else ""
         raise SettingsError(
-            f"{given} is for strategy cyclegan, and {why} tagged, so it would be {strategy}; say strategy: cyclegan, "
-            f"or leave {given} out"
+            f"{given} is for strategy cyclegan, and {why} tagged, so it would be {strategy}; say strategy: cyclegan"
+            f"{beside}, or leave {given} out"
         )
 
 

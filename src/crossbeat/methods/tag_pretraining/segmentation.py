@@ -123,6 +123,12 @@ class Segmentation(Stage):
                 found["dice_validation"] = found[f"dice_{split}"]
         return found
 
+    def must_learn(self) -> list[str]:
+        split = self.watched
+        return (
+            [f"dice_{split}_{structure.name.lower()}" for structure in self.settings.learnt] if split else []
+        )
+
     @property
     def watched(self) -> str:
         """The validation split whose masks may steer the learning rate; '' where there is none."""
