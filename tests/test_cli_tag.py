@@ -277,7 +277,7 @@ def test_a_threshold_does_not_come_and_go_with_the_labels(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tag(data / "cohort.csv", tmp_path / "out", contrast="power0.4_myo", seed=3)
-    assert "labelled: 1; the contrast is that of the power alone; `crossbeat" in capsys.readouterr().err
+    assert "labelled: 1; the contrast is that of the power alone; where some frame" in capsys.readouterr().err
     quantiles = {scan: line["quantile"] for scan, line in lines_of(tmp_path / "out").items()}
     assert quantiles["anna_tagged"]
     assert not quantiles["bert_tagged"]
