@@ -208,7 +208,7 @@ def test_lines_fade_from_end_diastole_on_and_go_from_the_blood_where_it_is_known
     said = capsys.readouterr().err  # of bert
     assert "scans that do not say how far apart their frames are: 1" in said
     assert (
-        "scans of which not all frames are labelled: 1; blood fades there as the wall does; `crossbeat"
+        "scans of which not all frames are labelled: 1; blood fades there as the wall does; where some"
         in said
     )
     anna, bert = (image_of(out, scan) for scan in ("anna", "bert"))
