@@ -153,7 +153,7 @@ def test_the_scans_that_there_were_can_be_listed_beside_the_new_ones(data: Path,
     tag(data / "cohort.csv", out, with_originals=True)
     cohort = cohort_of(out)
     assert [(row.scan, row.value("simulated_from")) for row in cohort] == [
-        *(("anna", ""), ("bert", ""), ("anna_lge", "")),
+        *(("anna", ""), ("bert", ""), ("anna_lge", ""), ("late", "")),
         *(("anna_tagged", "anna"), ("bert_tagged", "bert")),
     ]
     np.testing.assert_array_equal(cohort.read(cohort.row("anna")).image, GREY[heart()])
