@@ -339,6 +339,8 @@ def test_tag_steps_are_paired_where_both_arms_have_a_value(
     )
     twice = pd.concat([tag_frames, tag_frames[tag_frames["arm"] == "physics"].assign(seed=1)])
     [row] = tag_scripts[1].differences(twice, tag_scripts[1].PAIRS)[2:]
+    assert list(tag_scripts[1].of_several_seeds(twice, tag_scripts[1].PAIRS)) == [("physics", "scratch")]
+    assert tag_scripts[1].of_several_seeds(tag_frames, tag_scripts[1].PAIRS) == {}
     assert "| +0.050 | 0: +0.075, 1: +0.025 |" in row  # under seed 1 the same beside 0.7 and 0.9, 0.8 and 0.6
 
 

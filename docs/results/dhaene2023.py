@@ -38,6 +38,7 @@ from tag_tables import (
     differences,
     frames_of,
     of_common_seeds,
+    of_several_seeds,
     table_by_frame,
     table_by_seed,
 )
@@ -114,6 +115,11 @@ PAIRS: Final = {
     ("physics_5_percent", "cine_5_percent"): "physics in place of half the cine, 5 % of the labels",
     ("cyclegan_5_percent", "scratch_5_percent"): "cine and likeness first, 5 % of the labels",
     ("physics_no_labels", "cine_no_labels"): "physics in place of half the cine, no label",
+    ("physics_no_labels", "scratch"): "cine and lines without a label, in place of 30 patients' labels",
+    (
+        "physics_no_labels",
+        "scratch_5_percent",
+    ): "cine and lines without a label, in place of two patients' labels",
     ("physics_no_labels", "physics_no_inflow_no_labels"): "fresh blood washes lines out, no label",
     ("cyclegan_no_labels", "cine_no_labels"): "a CycleGAN's likeness in place of half the cine, no label",
     ("physics_no_labels", "cyclegan_no_labels"): "physics in place of a CycleGAN, no label",
@@ -392,6 +398,7 @@ def main(words: Sequence[str]) -> None:
         table_by_labels(alike),
         table_by_seed(frames),
         differences(frames, PAIRS),
+        differences(frames[frames["seed"].isin(alike["seed"].unique())], of_several_seeds(frames, PAIRS)),
         table_by_frame(alike, STRATEGIES),
         table_by_group(alike),
         [

@@ -125,6 +125,18 @@ def differences(frames: pd.DataFrame, asked_of: Mapping[tuple[str, str], str]) -
     return lines
 
 
+def of_several_seeds(
+    frames: pd.DataFrame, asked_of: Mapping[tuple[str, str], str]
+) -> dict[tuple[str, str], str]:
+    """What is asked of two arms that have more than one seed in common, whose means one seed may decide."""
+    seeds = frames.groupby("arm")["seed"].agg(set)
+    return {
+        (arm, without): asked
+        for (arm, without), asked in asked_of.items()
+        if {arm, without} <= set(seeds.index) and len(seeds[arm] & seeds[without]) > 1
+    }
+
+
 def _by_seed(both: pd.DataFrame) -> str:
     means = both.groupby("seed")["more"].mean()
     return ", ".join(f"{seed}: {signed(value)}" for seed, value in means.items()) if len(means) > 1 else "–"
