@@ -81,7 +81,7 @@ def test_a_ray_started_here_is_gone_afterwards_and_a_process_that_was_killed_is_
 ) -> None:
     import ray
 
-    asked = small_study(settings={**small_study().settings, "steps": 1200})  # long enough to be met in it
+    asked = small_study(settings={**small_study().settings, "steps": 2400})  # long enough to be met in it
     study = opened(tmp_path / "study", asked, cohort_csv)
     cell = study.cells[0]
 

@@ -16,6 +16,7 @@ _ROOMS: Final = (
         "geometry.py",
         "case.py",
         "cohort.py",
+        "splits.py",
         "devices.py",
         "data",
         "prepare",
