@@ -124,9 +124,9 @@ def predict(
     from crossbeat.segmenter import load_segmenter
 
     out = out or choose_folder(run, scans)
-    found, notes = open_input(scans, out, sequence)
     place = find_device(device)
     segmenters = [load_segmenter(r / "segmenter", place) for r in (run, *ensemble)]
+    found, notes = open_input(scans, out, sequence)  # converts DICOM, so it comes last
     for note in notes:
         console.warn(note)
     cohort = pick(found, where, everything)
