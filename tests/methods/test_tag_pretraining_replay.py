@@ -85,7 +85,9 @@ def test_devices_see_their_shares_of_what_one_would_see(monkeypatch: pytest.Monk
         replay = Replay(3, SHAPE)
         for step in range(12):
             whole = numbered(step, 4)
-            monkeypatch.setattr("crossbeat.methods.tag_pretraining.replay.of_all_devices", lambda images, w=whole: w)
+            monkeypatch.setattr(
+                "crossbeat.methods.tag_pretraining.replay.of_all_devices", lambda images, w=whole: w
+            )
             half = slice(2 * rank, 2 * rank + 2)
             shown = replay.exchange(whole[half], seed=0, step=step, share=lambda t, h=half: t[h])
             assert torch.equal(shown, expected[step][half])
