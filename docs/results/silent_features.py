@@ -1,8 +1,8 @@
 """Where a segmenter's last layer hears nothing: the share of each structure's pixels at which all its features are 0.
 
 For networks whose last layer takes rectified features, as SegResNetVAE. One that gives up a structure early may be left
-without any feature there: what it says is then the last layer's bias, and no gradient comes back from those pixels. Of
-every finished cell of the arms named this segments the tested target scans, in the window about the true heart, and
+without any feature there: what it says is then the last layer's bias, and those pixels teach the layers below nothing.
+Of every finished cell of the arms named this segments the tested target scans, in the window about the true heart, and
 prints a row: Dice of each structure, and those shares. Run from the repository root:
 `python docs/results/silent_features.py OUT ARM ...`.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -24,11 +23,9 @@ from training_scores import cells_of
 from crossbeat.cohort import read_cohort
 from crossbeat.data import reader
 from crossbeat.errors import FileError
-from crossbeat.labels import Structure
+from crossbeat.labels import TRAINED
 from crossbeat.prepare.volumes import crop, label_slices_of, window_of
 from crossbeat.segmenter import Segmenter, load_segmenter
-
-SHOWN: Final = (Structure.LV, Structure.MYO, Structure.RV)
 
 
 class Heard:
@@ -62,7 +59,7 @@ def silent(cell: Path) -> dict[str, list[float]]:
             :, 0
         ]
         quiet = ~torch.cat(heard.chunks)
-        for structure in SHOWN:
+        for structure in TRAINED:
             ours, theirs = predicted == structure, case.labels == structure
             size = ours.sum() + theirs.sum()
             dice = 2 * (ours & theirs).sum() / size if size else np.nan
@@ -82,7 +79,7 @@ def main(words: Sequence[str]) -> None:
     cells = sorted(cells_of(out, arms), key=lambda cell: (arms.index(cell[0]), cell[1]))
     if not cells:
         raise FileError(out, "has no finished cell of these arms (cells/ARM/seed-N/scores.csv)")
-    names = [f"{what} {s.name}" for what in ("dice", "silent") for s in SHOWN]
+    names = [f"{what} {s.name}" for what in ("dice", "silent") for s in TRAINED]
     lines = head(("Arm", "Seed", *names))
     for arm, seed, cell in cells:
         found = silent(cell)
